@@ -1,0 +1,21 @@
+#include "core/backend.h"
+
+namespace longhaul {
+
+Buffer::~Buffer() {
+  if (data_ == nullptr) return;
+  backend_->free_bytes(data_, bytes_);
+  backend_->allocated_[static_cast<int>(use_)] -= bytes_;
+}
+
+Result<Buffer> Backend::allocate(size_t bytes, MemoryUse use) {
+  if (bytes == 0) return Buffer();
+  void* data = allocate_bytes(bytes);
+  if (data == nullptr) {
+    return out_of_memory("device '" + name() + "' cannot allocate " + std::to_string(bytes) + " bytes");
+  }
+  allocated_[static_cast<int>(use)] += bytes;
+  return Buffer(this, data, bytes, use);
+}
+
+}  // namespace longhaul

@@ -1,0 +1,113 @@
+// What a device offers: memory, an in-order queue, packed weights and its table of operations.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "core/status.h"
+#include "core/tensor.h"
+
+namespace longhaul {
+
+struct Ops;
+class Backend;
+
+// What a piece of device memory is for. Engine::memory() reports one total for each.
+enum class MemoryUse : unsigned char { kWeights, kWorkspace, kPool, kTables };
+constexpr int kMemoryUses = 4;
+
+// Owns device memory; frees it on its backend.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Backend* backend, void* data, size_t bytes, MemoryUse use)
+      : backend_(backend), data_(data), bytes_(bytes), use_(use) {}
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(backend_, other.backend_);
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    std::swap(use_, other.use_);
+    return *this;
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer();
+
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+  MemoryUse use() const { return use_; }
+
+ private:
+  Backend* backend_ = nullptr;
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+  MemoryUse use_ = MemoryUse::kWorkspace;
+};
+
+// A matrix [rows (outputs), cols (inputs)] in the layout its backend wants; nobody else looks inside.
+struct Weight {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  DType dtype = DType::kF32;
+  Buffer storage;
+};
+
+// An in-order queue of work. On a CPU every call is done when it returns.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  // Waits for all queued work and returns its first error.
+  virtual Status synchronize() = 0;
+};
+
+// Scratch memory of the caller, in device memory, sized by the op's `*_workspace` query.
+struct Workspace {
+  void* data = nullptr;
+  size_t bytes = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string name() const = 0;         // "reference", "cpu"
+  virtual std::string description() const = 0;  // for people: instruction set, threads
+  virtual const Ops& ops() const = 0;
+
+  // The dtype of values between ops for weights of `weights`: bf16 in, bf16 out; everything else f32.
+  virtual DType activation_dtype(DType weights) const = 0;
+
+  virtual Result<std::unique_ptr<Stream>> make_stream() = 0;
+
+  // Zeroed memory, 64-byte aligned. kOutOfMemory when the device has no more.
+  Result<Buffer> allocate(size_t bytes, MemoryUse use);
+  // Bytes now allocated for `use`: exactly the sum of the live Buffers.
+  size_t allocated(MemoryUse use) const { return allocated_[static_cast<int>(use)].load(); }
+
+  virtual Status upload(Stream& stream, void* device, const void* host, size_t bytes) = 0;
+  virtual Status download(Stream& stream, void* host, const void* device, size_t bytes) = 0;
+
+  // Stacks host matrices [rows_i, cols] of one dtype (f32, bf16, f16) along rows and packs them once.
+  // The sources are not needed afterwards.
+  virtual Result<Weight> pack(std::span<const Tensor> parts) = 0;
+
+ protected:
+  virtual void* allocate_bytes(size_t bytes) = 0;  // zeroed; null when there is no more
+  virtual void free_bytes(void* data, size_t bytes) = 0;
+
+ private:
+  friend class Buffer;
+  std::array<std::atomic<size_t>, kMemoryUses> allocated_{};
+};
+
+// Every backend built into this library by name. `threads` 0 means one per available core.
+Result<std::unique_ptr<Backend>> make_reference_backend();
+Result<std::unique_ptr<Backend>> make_cpu_backend(int threads);
+
+}  // namespace longhaul

@@ -1,0 +1,288 @@
+// Every operation of the compute core: one Args struct each and one table of function pointers over them.
+//
+// Three tables implement it (reference, cpu, cuda); a null entry means "not supported here" and can be asked
+// for before planning. Arguments are validated once, in check.cc, by run(); kernels never check. Ops never
+// block, allocate or read back to the host: scratch memory is the caller's, sized by the *_workspace queries.
+//
+// Shapes are in brackets. "act" is Backend::activation_dtype (f32 or bf16); kv dtype is f32, bf16 or f16.
+// rows = tokens of one step over all its sequences; group = heads / kv_heads.
+#pragma once
+
+#include <cstdint>
+
+#include "core/backend.h"
+#include "core/status.h"
+#include "core/tensor.h"
+
+namespace longhaul {
+
+// Rows of one page of keys or values.
+constexpr int kPageRows = 16;
+
+// One sequence's cache in one layer, and its rows in the present step. Lives in device memory, because
+// eviction changes lengths and pages there, without the host.
+// Row r of head h is row r % kPageRows of page page_table[h * max_pages + r / kPageRows]; rows are in time order.
+struct CacheView {
+  int32_t* page_table;  // [kv_heads, max_pages] ids of pages
+  int32_t* length;      // [kv_heads] rows held
+  int32_t* free_pages;  // [*] stack of pages reserved for this sequence and not in use, shared by its layers
+  int32_t* free_count;  // [2] height of that stack now, and the lowest it ever was
+  int32_t max_pages;
+  int32_t row_begin;    // this sequence's first row in the step
+  int32_t row_count;
+};
+
+// The pool that all page tables point into.
+struct PageArrays {
+  Tensor k;          // [pages, kPageRows, dim] kv dtype, keys after RoPE
+  Tensor v;          // [pages, kPageRows, dim] kv dtype
+  Tensor positions;  // [pages, kPageRows] i32, absolute position of each row
+};
+
+// ---- dense -------------------------------------------------------------------------------------------------
+
+// out[i] = table[ids[i]]
+struct EmbedArgs {
+  Tensor ids;                     // [rows] i32
+  const Weight* table = nullptr;  // [vocab, hidden]
+  Tensor out;                     // [rows, hidden] f32
+};
+
+// residual form: x += delta first. out = x / sqrt(mean(x^2) + eps) * weight, over the last dimension.
+struct RmsNormArgs {
+  Tensor x;       // [rows, dim] or [rows, heads, dim], f32 or act; written when delta is given
+  Tensor delta;   // optional, [rows, dim] f32 or act
+  Tensor weight;  // [dim] f32
+  Tensor out;     // as x, f32 or act; may be x
+  float eps = 0;
+};
+
+// out = x * weight^T (+ bias), or out += with `accumulate`. K is summed in one fixed order, so a row's result
+// does not depend on the other rows.
+struct GemmArgs {
+  Tensor x;                        // [rows, cols] act, rows may be strided
+  const Weight* weight = nullptr;  // [outputs, cols]
+  Tensor bias;                     // optional, [outputs] f32
+  Tensor out;                      // [rows, outputs] f32 or act, rows may be strided
+  bool accumulate = false;
+};
+
+// out = silu(gate) * up
+struct SwigluArgs {
+  Tensor gate_up;  // [rows, 2 * ff] act or f32: gate first
+  Tensor out;      // [rows, ff] act
+};
+
+// cos and sin of position * frequency, computed in double (f32 angles are off by 1e-2 at position 1e5).
+struct RopeTableArgs {
+  Tensor positions;    // [rows] i32
+  Tensor frequencies;  // [dim / 2] f64, after any scaling of the model
+  Tensor cos, sin;     // [rows, dim / 2] f32
+};
+
+// Rotates pairs (i, i + dim / 2), Hugging Face's "rotate_half", in place.
+struct RopeArgs {
+  Tensor x;         // [rows, heads, dim] f32 or act
+  Tensor cos, sin;  // [rows, dim / 2] f32
+};
+
+struct GatherRowsArgs {
+  Tensor x;      // [rows, dim]
+  Tensor index;  // [count] i32
+  Tensor out;    // [count, dim], dtype of x
+};
+
+// ---- cache and attention -----------------------------------------------------------------------------------
+
+// Takes pages from each view's stack for its row_count new rows and writes K (rotated when cos and sin are
+// given), V and positions behind the rows held; lengths grow. Fails when the stack runs out.
+struct AppendArgs {
+  PageArrays pages;
+  const CacheView* views = nullptr;  // [sequences], device memory
+  int64_t sequences = 0;
+  Tensor k, v;       // [rows, kv_heads, dim] f32 or act
+  Tensor positions;  // [rows] i32
+  Tensor cos, sin;   // optional, [rows, dim / 2] f32
+};
+
+// Causal attention of the step's rows (already appended) over each sequence's cache, aligned at the end: query
+// i of n sees the first length - n + i + 1 rows of its KV head. A step's row gives the same bits whatever the
+// other rows are.
+struct AttentionArgs {
+  PageArrays pages;
+  const CacheView* views = nullptr;  // [sequences], device memory
+  int64_t sequences = 0;
+  Tensor q;    // [rows, heads, dim] f32 or act, after RoPE
+  Tensor out;  // [rows, heads, dim] act
+  Tensor lse;  // optional, [rows, heads] f32: log of the sum of exp(scaled scores)
+  int32_t kv_heads = 0;
+  float scale = 0;
+};
+
+// Merges partial attention results over disjoint keys: out = sum_s w_s out_s, w_s = exp(lse_s - lse).
+// A part with lse = -inf saw no key.
+struct MergeStatesArgs {
+  Tensor parts;      // [splits, rows, heads, dim] f32
+  Tensor parts_lse;  // [splits, rows, heads] f32
+  Tensor out;        // [rows, heads, dim] f32 or act
+  Tensor lse;        // [rows, heads] f32
+};
+
+// Removes the last `drop` rows of every head and gives back the pages that become empty.
+struct TruncateArgs {
+  const CacheView* views = nullptr;  // [sequences], device memory
+  int64_t sequences = 0;
+  int32_t kv_heads = 0;
+  int32_t drop = 0;
+};
+
+// ---- eviction (specs/epicache.md sections 2 and 10) ---------------------------------------------------------
+
+enum class ScoreReduce : uint8_t { kMax, kMean };
+
+// How much attention `queries` give to each cached row, without materialising queries x keys: pass 1 finds each
+// query's log-sum-exp over the rows it sees, pass 2 reduces exp(s - lse) over queries and the heads of the group.
+// Let n = length - ignore_last. Query t of Q sees rows [0, n) when window = 0, and rows [0, n - window + t + 1)
+// when window = Q (the queries are the cache's own last rows). Scored rows are [0, n - window).
+struct ScoreKeysArgs {
+  PageArrays pages;
+  const CacheView* view = nullptr;  // one sequence, device memory
+  Tensor q;                         // [queries, heads, dim] f32 or act, after RoPE
+  Tensor scores;                    // [kv_heads, capacity] f32
+  int32_t kv_heads = 0;
+  float scale = 0;
+  int32_t ignore_last = 0;  // rows at the end that no query sees: the patched prompt's own
+  int32_t window = 0;       // 0, or the number of queries
+  ScoreReduce reduce = ScoreReduce::kMax;
+  int32_t pool_kernel = 1;  // odd; > 1: average over neighbouring scored rows of the head, zero padding,
+                            // always divided by the kernel
+};
+
+// KeyDiff: u_i = k_i / |k_i| over the first length - ignore_last rows of one head, a = mean u_i,
+// score_i = -(u_i . a) / |a|. A zero key has u = 0.
+struct KeyDiversityArgs {
+  PageArrays pages;
+  const CacheView* view = nullptr;
+  Tensor scores;  // [kv_heads, capacity] f32
+  int32_t kv_heads = 0;
+  int32_t ignore_last = 0;
+};
+
+enum class SelectLevel : uint8_t {
+  kPair,  // the best budget * kv_heads rows of the layer, over all heads
+  kHead,  // the best `budget` rows of each head
+};
+
+// Chooses the rows to keep among the first n = length - drop_last of each head. Protected rows stay and count
+// against the budget. When the rows fit the budget (of the layer or of the head) all n stay. Order: score
+// descending, ties by (head, row) ascending; NaN is the worst score.
+struct SelectArgs {
+  const CacheView* view = nullptr;
+  Tensor scores;  // [kv_heads, capacity] f32; absent: the newer row is the better one
+  int32_t kv_heads = 0;
+  int32_t drop_last = 0;
+  int32_t protect_first = 0;
+  int32_t protect_last = 0;  // counted from row n - 1 down
+  int32_t budget = 0;        // rows per KV head
+  SelectLevel level = SelectLevel::kPair;
+  Tensor kept;        // [kv_heads, capacity] i32, ascending row indices
+  Tensor kept_count;  // [kv_heads] i32
+};
+
+// Moves the kept rows of each head to the front, in order, sets lengths, gives pages back to the stack.
+struct CompactArgs {
+  PageArrays pages;
+  const CacheView* view = nullptr;
+  Tensor kept;        // [kv_heads, capacity] i32
+  Tensor kept_count;  // [kv_heads] i32
+  int32_t kv_heads = 0;
+};
+
+// ---- sampling ----------------------------------------------------------------------------------------------
+
+// Order as in Hugging Face's generate(): repetition penalty, temperature, top-k, top-p, min-p.
+struct SampleParams {
+  float temperature = 1;  // 0: the arg-max, lowest id on ties
+  int32_t top_k = 0;      // 0: off. All ties with the k-th largest stay.
+  float top_p = 1;        // keeps while the exclusive cumulative probability < top_p; the crossing token stays
+  float min_p = 0;        // drops p < min_p * max(p), after top-k and top-p
+  float repetition_penalty = 1;  // logit > 0 ? logit / penalty : logit * penalty for every token in `seen`
+  uint64_t seed = 0;
+  uint64_t position = 0;  // with the seed, the key of this draw: batch composition cannot change it
+};
+
+struct SampleArgs {
+  Tensor logits;                         // [rows, vocab] f32
+  const SampleParams* params = nullptr;  // [rows], device memory
+  Tensor seen;           // optional, [rows, ceil(vocab / 8)] u8 bit mask; the drawn token is added to it
+  Tensor ids;            // [rows] i32
+  Tensor probabilities;  // optional, [rows, vocab] f32: the distribution drawn from
+};
+
+// ---- the table ---------------------------------------------------------------------------------------------
+
+struct Ops {
+  Status (*embed)(Stream&, const EmbedArgs&);
+  Status (*rms_norm)(Stream&, const RmsNormArgs&);
+  Status (*gemm)(Stream&, const GemmArgs&, Workspace);
+  Status (*swiglu)(Stream&, const SwigluArgs&);
+  Status (*rope_table)(Stream&, const RopeTableArgs&);
+  Status (*rope)(Stream&, const RopeArgs&);
+  Status (*gather_rows)(Stream&, const GatherRowsArgs&);
+  Status (*append)(Stream&, const AppendArgs&);
+  Status (*attention)(Stream&, const AttentionArgs&, Workspace);
+  Status (*merge_states)(Stream&, const MergeStatesArgs&);
+  Status (*truncate)(Stream&, const TruncateArgs&);
+  Status (*score_keys)(Stream&, const ScoreKeysArgs&, Workspace);
+  Status (*key_diversity)(Stream&, const KeyDiversityArgs&, Workspace);
+  Status (*select)(Stream&, const SelectArgs&, Workspace);
+  Status (*compact)(Stream&, const CompactArgs&);
+  Status (*sample)(Stream&, const SampleArgs&, Workspace);
+
+  // Bytes of scratch memory, monotone in every extent, so that a bound for the largest call serves all.
+  // They look at shapes and dtypes only, never at data or views.
+  size_t (*gemm_workspace)(const GemmArgs&);
+  size_t (*attention_workspace)(const AttentionArgs&);
+  size_t (*score_keys_workspace)(const ScoreKeysArgs&);
+  size_t (*key_diversity_workspace)(const KeyDiversityArgs&);
+  size_t (*select_workspace)(const SelectArgs&);
+  size_t (*sample_workspace)(const SampleArgs&);
+};
+
+// Argument checks, one per op, the same for all backends: kInvalidArgument names the field.
+Status check(const EmbedArgs&);
+Status check(const RmsNormArgs&);
+Status check(const GemmArgs&);
+Status check(const SwigluArgs&);
+Status check(const RopeTableArgs&);
+Status check(const RopeArgs&);
+Status check(const GatherRowsArgs&);
+Status check(const AppendArgs&);
+Status check(const AttentionArgs&);
+Status check(const MergeStatesArgs&);
+Status check(const TruncateArgs&);
+Status check(const ScoreKeysArgs&);
+Status check(const KeyDiversityArgs&);
+Status check(const SelectArgs&);
+Status check(const CompactArgs&);
+Status check(const SampleArgs&);
+
+// Checks the arguments, then calls the backend's entry; kUnsupported when it has none.
+Status run(Backend&, Stream&, const EmbedArgs&);
+Status run(Backend&, Stream&, const RmsNormArgs&);
+Status run(Backend&, Stream&, const GemmArgs&, Workspace);
+Status run(Backend&, Stream&, const SwigluArgs&);
+Status run(Backend&, Stream&, const RopeTableArgs&);
+Status run(Backend&, Stream&, const RopeArgs&);
+Status run(Backend&, Stream&, const GatherRowsArgs&);
+Status run(Backend&, Stream&, const AppendArgs&);
+Status run(Backend&, Stream&, const AttentionArgs&, Workspace);
+Status run(Backend&, Stream&, const MergeStatesArgs&);
+Status run(Backend&, Stream&, const TruncateArgs&);
+Status run(Backend&, Stream&, const ScoreKeysArgs&, Workspace);
+Status run(Backend&, Stream&, const KeyDiversityArgs&, Workspace);
+Status run(Backend&, Stream&, const SelectArgs&, Workspace);
+Status run(Backend&, Stream&, const CompactArgs&);
+Status run(Backend&, Stream&, const SampleArgs&, Workspace);
+
+}  // namespace longhaul
