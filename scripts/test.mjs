@@ -1,0 +1,100 @@
+// Runs test suites, building first what they need, and prints `N passed, N failed` over all of them as the last
+// line: node scripts/test.mjs [native] [js] [asan] [package]; without arguments native and js.
+//   native   C++ suites and golden cases (ctest, Release)      js       everything reachable from JavaScript
+//   asan     the same under AddressSanitizer and UBSan         package  the packed tarball (slow)
+import { mkdirSync, readFileSync, rmSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import path from "node:path";
+import { ensureGoogleTest } from "./google-test.mjs";
+import { buildDirectory, buildNativeTests } from "./native-tests.mjs";
+import { close, root, run, runTool } from "./shared.mjs";
+
+const results = path.join(root, "build", "test-results");
+
+/** Counts of a finished suite; a runner that failed without a failing test counts as one failure. */
+function counts(name, passed, failed, code) {
+  const broken = failed === 0 && (code !== 0 || passed === 0) ? 1 : 0;
+  if (broken)
+    console.error(`${name}: ${passed === 0 ? "no test ran" : `the runner ended with exit code ${code}`}`);
+  console.log(`${name}: ${passed} passed, ${failed + broken} failed`);
+  return { passed, failed: failed + broken };
+}
+
+function readResults(file) {
+  try {
+    return readFileSync(file, "utf8");
+  } catch {
+    return "";
+  }
+}
+
+async function ctest(variant) {
+  await ensureGoogleTest(variant);
+  await buildNativeTests(variant);
+  const report = path.join(results, `ctest-${variant}.xml`);
+  rmSync(report, { force: true });
+  const args = ["--test-dir", buildDirectory(variant), "--output-on-failure", "--output-junit", report];
+  const code = run("ctest", [...args, "--timeout", "600", "--progress", "-j", String(availableParallelism())], {
+    env: { ...process.env, UBSAN_OPTIONS: "print_stacktrace=1" },
+  });
+  const cases = [...readResults(report).matchAll(/<testcase [^>]*\bstatus="(\w+)"/g)].map((match) => match[1]);
+  const passed = cases.filter((status) => status === "run").length;
+  return counts(`ctest (${variant})`, passed, cases.length - passed, code);
+}
+
+function isaSymbols() {
+  const code = run(process.execPath, [
+    path.join(root, "scripts", "check-isa-symbols.mjs"),
+    buildDirectory("release"),
+  ]);
+  return { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1 };
+}
+
+function vitest(name, config) {
+  const report = path.join(results, `${name}.json`);
+  rmSync(report, { force: true });
+  const reporters = ["--reporter=default", "--reporter=json", `--outputFile.json=${report}`];
+  const code = runTool("vitest", ["run", "--config", config, ...reporters]);
+  const result = JSON.parse(readResults(report) || "{}");
+  // A file that could not be imported is a failed suite without a test.
+  const broken = (result.testResults ?? []).filter(
+    (file) => file.status === "failed" && !file.assertionResults.some((test) => test.status === "failed"),
+  );
+  return counts(name, result.numPassedTests ?? 0, (result.numFailedTests ?? 0) + broken.length, code);
+}
+
+function npmRun(script) {
+  if (run("npm", ["run", "--silent", script]) !== 0) throw new Error(`npm run ${script} failed`);
+}
+
+const SUITES = {
+  native: [() => ctest("release"), isaSymbols],
+  js: [
+    () => {
+      npmRun("build");
+      return vitest("vitest", "vitest.config.ts");
+    },
+  ],
+  asan: [() => ctest("asan")],
+  package: [() => vitest("package", "test/package/vitest.config.ts")],
+};
+
+const wanted = process.argv.length > 2 ? process.argv.slice(2) : ["native", "js"];
+const unknown = wanted.filter((name) => !(name in SUITES));
+if (unknown.length > 0)
+  throw new Error(`unknown suite ${unknown.join(", ")}: one of ${Object.keys(SUITES).join(", ")}`);
+
+mkdirSync(results, { recursive: true });
+const total = { passed: 0, failed: 0 };
+for (const suite of wanted.flatMap((name) => SUITES[name])) {
+  let count;
+  try {
+    count = await suite();
+  } catch (error) {
+    console.error(error.message);
+    count = { passed: 0, failed: 1 };
+  }
+  total.passed += count.passed;
+  total.failed += count.failed;
+}
+close(total);

@@ -1,0 +1,9 @@
+import { defineConfig } from "tsdown";
+
+// scripts/build-ts.mjs empties dist/: two configurations that clean one directory would race.
+const common = { platform: "node", target: "node20", shims: true, clean: false } as const;
+
+export default defineConfig([
+  { ...common, entry: { index: "lib/index.ts" }, format: ["esm", "cjs"], dts: true },
+  { ...common, entry: { cli: "lib/cli/main.ts" }, format: "esm", dts: false },
+]);
