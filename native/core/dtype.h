@@ -12,26 +12,37 @@ enum class DType : uint8_t { kF32, kBf16, kF16, kF64, kI32, kU32, kU8 };
 
 constexpr size_t size_of(DType type) {
   switch (type) {
-    case DType::kF64: return 8;
+    case DType::kF64:
+      return 8;
     case DType::kF32:
     case DType::kI32:
-    case DType::kU32: return 4;
+    case DType::kU32:
+      return 4;
     case DType::kBf16:
-    case DType::kF16: return 2;
-    case DType::kU8: return 1;
+    case DType::kF16:
+      return 2;
+    case DType::kU8:
+      return 1;
   }
   return 0;
 }
 
 constexpr const char* name_of(DType type) {
   switch (type) {
-    case DType::kF64: return "f64";
-    case DType::kF32: return "f32";
-    case DType::kBf16: return "bf16";
-    case DType::kF16: return "f16";
-    case DType::kI32: return "i32";
-    case DType::kU32: return "u32";
-    case DType::kU8: return "u8";
+    case DType::kF64:
+      return "f64";
+    case DType::kF32:
+      return "f32";
+    case DType::kBf16:
+      return "bf16";
+    case DType::kF16:
+      return "f16";
+    case DType::kI32:
+      return "i32";
+    case DType::kU32:
+      return "u32";
+    case DType::kU8:
+      return "u8";
   }
   return "?";
 }
@@ -48,8 +59,12 @@ struct F16 {
   uint16_t bits;
 };
 
-inline float to_f32(float x) { return x; }
-inline float to_f32(Bf16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+inline float to_f32(float x) {
+  return x;
+}
+inline float to_f32(Bf16 x) {
+  return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
+}
 inline float to_f32(F16 x) {
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
   const uint32_t exponent = (x.bits >> 10) & 0x1fu;
@@ -87,10 +102,16 @@ inline F16 to_f16(float x) {
 template <class T>
 T from_f32(float x);
 template <>
-inline float from_f32<float>(float x) { return x; }
+inline float from_f32<float>(float x) {
+  return x;
+}
 template <>
-inline Bf16 from_f32<Bf16>(float x) { return to_bf16(x); }
+inline Bf16 from_f32<Bf16>(float x) {
+  return to_bf16(x);
+}
 template <>
-inline F16 from_f32<F16>(float x) { return to_f16(x); }
+inline F16 from_f32<F16>(float x) {
+  return to_f16(x);
+}
 
 }  // namespace longhaul

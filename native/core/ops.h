@@ -21,14 +21,15 @@ constexpr int kPageRows = 16;
 
 // One sequence's cache in one layer, and its rows in the present step. Lives in device memory, because
 // eviction changes lengths and pages there, without the host.
-// Row r of head h is row r % kPageRows of page page_table[h * max_pages + r / kPageRows]; rows are in time order.
+// Row r of head h is row r % kPageRows of page page_table[h * max_pages + r / kPageRows]; rows are in time
+// order.
 struct CacheView {
   int32_t* page_table;  // [kv_heads, max_pages] ids of pages
   int32_t* length;      // [kv_heads] rows held
   int32_t* free_pages;  // [*] stack of pages reserved for this sequence and not in use, shared by its layers
   int32_t* free_count;  // [2] height of that stack now, and the lowest it ever was
   int32_t max_pages;
-  int32_t row_begin;    // this sequence's first row in the step
+  int32_t row_begin;  // this sequence's first row in the step
   int32_t row_count;
 };
 
@@ -141,9 +142,9 @@ struct TruncateArgs {
 enum class ScoreReduce : uint8_t { kMax, kMean };
 
 // How much attention `queries` give to each cached row, without materialising queries x keys: pass 1 finds each
-// query's log-sum-exp over the rows it sees, pass 2 reduces exp(s - lse) over queries and the heads of the group.
-// Let n = length - ignore_last. Query t of Q sees rows [0, n) when window = 0, and rows [0, n - window + t + 1)
-// when window = Q (the queries are the cache's own last rows). Scored rows are [0, n - window).
+// query's log-sum-exp over the rows it sees, pass 2 reduces exp(s - lse) over queries and the heads of the
+// group. Let n = length - ignore_last. Query t of Q sees rows [0, n) when window = 0, and rows [0, n - window +
+// t + 1) when window = Q (the queries are the cache's own last rows). Scored rows are [0, n - window).
 struct ScoreKeysArgs {
   PageArrays pages;
   const CacheView* view = nullptr;  // one sequence, device memory

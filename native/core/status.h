@@ -51,18 +51,28 @@ class [[nodiscard]] Status {
   std::unique_ptr<Rep> rep_;
 };
 
-inline Status invalid_argument(std::string message) { return {Code::kInvalidArgument, std::move(message)}; }
-inline Status out_of_memory(std::string message) { return {Code::kOutOfMemory, std::move(message)}; }
-inline Status unsupported(std::string message) { return {Code::kUnsupported, std::move(message)}; }
-inline Status corrupt_file(std::string message) { return {Code::kCorruptFile, std::move(message)}; }
-inline Status internal_error(std::string message) { return {Code::kInternal, std::move(message)}; }
+inline Status invalid_argument(std::string message) {
+  return {Code::kInvalidArgument, std::move(message)};
+}
+inline Status out_of_memory(std::string message) {
+  return {Code::kOutOfMemory, std::move(message)};
+}
+inline Status unsupported(std::string message) {
+  return {Code::kUnsupported, std::move(message)};
+}
+inline Status corrupt_file(std::string message) {
+  return {Code::kCorruptFile, std::move(message)};
+}
+inline Status internal_error(std::string message) {
+  return {Code::kInternal, std::move(message)};
+}
 
 // A value or the reason there is none.
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}          // NOLINT: implicit on purpose
-  Result(Status status) : value_(std::move(status)) {}   // NOLINT: implicit on purpose
+  Result(T value) : value_(std::move(value)) {}         // NOLINT: implicit on purpose
+  Result(Status status) : value_(std::move(status)) {}  // NOLINT: implicit on purpose
 
   bool ok() const { return value_.index() == 0; }
   T& value() { return std::get<0>(value_); }
@@ -79,11 +89,11 @@ class [[nodiscard]] Result {
 #define LONGHAUL_CONCAT(a, b) LONGHAUL_CONCAT_INNER(a, b)
 
 // Returns from the enclosing function when `expr` (a Status) is not ok.
-#define LONGHAUL_TRY(expr)                                     \
-  do {                                                         \
-    if (::longhaul::Status status_ = (expr); !status_.ok()) {  \
-      return status_;                                          \
-    }                                                          \
+#define LONGHAUL_TRY(expr)                                    \
+  do {                                                        \
+    if (::longhaul::Status status_ = (expr); !status_.ok()) { \
+      return status_;                                         \
+    }                                                         \
   } while (0)
 
 // Declares `decl` from a Result, or returns its status.
@@ -94,9 +104,10 @@ class [[nodiscard]] Result {
   decl = std::move(result.value())
 
 // A broken invariant is reported as a Status, never by ending the process that embeds us.
-#define LONGHAUL_ASSERT(condition)                                                                       \
-  do {                                                                                                   \
-    if (!(condition)) {                                                                                  \
-      return ::longhaul::internal_error(std::string(__FILE__ ":") + std::to_string(__LINE__) + ": " #condition); \
-    }                                                                                                    \
+#define LONGHAUL_ASSERT(condition)                                                             \
+  do {                                                                                         \
+    if (!(condition)) {                                                                        \
+      return ::longhaul::internal_error(std::string(__FILE__ ":") + std::to_string(__LINE__) + \
+                                        ": " #condition);                                      \
+    }                                                                                          \
   } while (0)

@@ -1,0 +1,149 @@
+#include "kv/cache.h"
+
+#include <algorithm>
+#include <array>
+
+#include "core/arena.h"
+
+namespace longhaul {
+
+Result<std::unique_ptr<SequenceCache>> SequenceCache::create(Backend& backend, Stream& stream, PagePool& pool,
+                                                             int64_t head_rows, int64_t pages,
+                                                             int64_t most_pages) {
+  const KvGeometry& geometry = pool.geometry();
+  std::unique_ptr<SequenceCache> cache(new SequenceCache(backend, stream, pool));
+  cache->max_pages_ = static_cast<int32_t>(pages_for(head_rows));
+
+  auto lay_out = [&](Arena arena) {
+    cache->page_table_ = arena.take(DType::kI32, {geometry.layers, geometry.kv_heads, cache->max_pages_});
+    cache->lengths_ = arena.take(DType::kI32, {geometry.layers, geometry.kv_heads});
+    cache->free_pages_ = arena.take(DType::kI32, {most_pages});
+    cache->free_count_ = arena.take(DType::kI32, {2});
+    return arena.used();
+  };
+  LONGHAUL_ASSIGN(cache->tables_, backend.allocate(lay_out(Arena()), MemoryUse::kTables));
+  lay_out(Arena(cache->tables_));
+  LONGHAUL_TRY(cache->grow(pages));
+  return cache;
+}
+
+SequenceCache::~SequenceCache() {
+  pool_->account(used_pages_, 0, used_pages_);
+  pool_->release(reserved_);
+}
+
+Status SequenceCache::grow(int64_t pages) {
+  const int64_t more = pages - reserved_pages();
+  if (more <= 0) return Status();
+  if (pages > free_pages_.shape[0]) {
+    return internal_error("a sequence made for " + std::to_string(free_pages_.shape[0]) +
+                          " pages cannot grow to " + std::to_string(pages));
+  }
+  std::array<int32_t, 2> count;
+  LONGHAUL_TRY(backend_->download(*stream_, count.data(), free_count_.data, sizeof count));
+  LONGHAUL_TRY(pool_->reserve(more, reserved_));
+
+  // The stack is popped from its end: reversed, the pages come out in the order the pool gave them.
+  const std::vector<int32_t> added(reserved_.rbegin(), reserved_.rbegin() + more);
+  LONGHAUL_TRY(backend_->upload(*stream_, free_pages_.as<int32_t>() + count[0], added.data(),
+                                added.size() * sizeof(int32_t)));
+  count[0] += static_cast<int32_t>(more);
+  count[1] = count[0];
+  return backend_->upload(*stream_, free_count_.data, count.data(), sizeof count);
+}
+
+CacheView SequenceCache::view(int32_t layer, int32_t row_begin, int32_t row_count) const {
+  return {.page_table = page_table_.slice(layer, 1).as<int32_t>(),
+          .length = lengths_.slice(layer, 1).as<int32_t>(),
+          .free_pages = free_pages_.as<int32_t>(),
+          .free_count = free_count_.as<int32_t>(),
+          .max_pages = max_pages_,
+          .row_begin = row_begin,
+          .row_count = row_count};
+}
+
+Status SequenceCache::settle() {
+  std::array<int32_t, 2> count;
+  LONGHAUL_TRY(backend_->download(*stream_, count.data(), free_count_.data, sizeof count));
+  const int64_t used = reserved_pages() - count[0];
+  const int64_t most = reserved_pages() - count[1];
+  pool_->account(used_pages_, used, most);
+  used_pages_ = used;
+  peak_pages_ = std::max(peak_pages_, most);
+  count[1] = count[0];
+  return backend_->upload(*stream_, free_count_.data, count.data(), sizeof count);
+}
+
+Status SequenceCache::truncate(int32_t rows) {
+  if (rows == 0) return Status();
+  std::vector<CacheView> views;
+  for (int32_t layer = 0; layer < pool_->geometry().layers; ++layer) views.push_back(view(layer, 0, 0));
+  LONGHAUL_ASSIGN(Buffer device, backend_->allocate(views.size() * sizeof(CacheView), MemoryUse::kTables));
+  LONGHAUL_TRY(backend_->upload(*stream_, device.data(), views.data(), device.bytes()));
+  LONGHAUL_TRY(run(*backend_, *stream_,
+                   TruncateArgs{.views = static_cast<const CacheView*>(device.data()),
+                                .sequences = static_cast<int64_t>(views.size()),
+                                .kv_heads = pool_->geometry().kv_heads,
+                                .drop = rows}));
+  LONGHAUL_TRY(stream_->synchronize());
+  return settle();
+}
+
+Result<std::vector<int32_t>> SequenceCache::lengths() {
+  std::vector<int32_t> lengths(static_cast<size_t>(lengths_.elements()));
+  LONGHAUL_TRY(backend_->download(*stream_, lengths.data(), lengths_.data, lengths.size() * sizeof(int32_t)));
+  return lengths;
+}
+
+namespace {
+
+void widen(const std::vector<char>& bytes, DType dtype, float* out) {
+  const size_t count = bytes.size() / size_of(dtype);
+  for (size_t i = 0; i < count; ++i) {
+    switch (dtype) {
+      case DType::kBf16:
+        out[i] = to_f32(reinterpret_cast<const Bf16*>(bytes.data())[i]);
+        break;
+      case DType::kF16:
+        out[i] = to_f32(reinterpret_cast<const F16*>(bytes.data())[i]);
+        break;
+      default:
+        out[i] = reinterpret_cast<const float*>(bytes.data())[i];
+    }
+  }
+}
+
+}  // namespace
+
+Result<LayerRows> SequenceCache::read_layer(int32_t layer) {
+  const KvGeometry& geometry = pool_->geometry();
+  const PageArrays& arrays = pool_->arrays();
+  LONGHAUL_ASSIGN(const std::vector<int32_t> all, lengths());
+  LayerRows rows;
+  rows.lengths.assign(all.begin() + layer * geometry.kv_heads, all.begin() + (layer + 1) * geometry.kv_heads);
+
+  std::vector<int32_t> table(static_cast<size_t>(max_pages_) * geometry.kv_heads);
+  LONGHAUL_TRY(backend_->download(*stream_, table.data(), page_table_.slice(layer, 1).data,
+                                  table.size() * sizeof(int32_t)));
+  std::vector<char> bytes;
+  for (int32_t head = 0; head < geometry.kv_heads; ++head) {
+    for (int32_t row = 0; row < rows.lengths[head]; row += kPageRows) {
+      const int32_t page = table[static_cast<size_t>(head) * max_pages_ + row / kPageRows];
+      const int32_t count = std::min(kPageRows, rows.lengths[head] - row);
+      const size_t at = rows.positions.size();
+      rows.positions.resize(at + count);
+      LONGHAUL_TRY(backend_->download(*stream_, rows.positions.data() + at,
+                                      arrays.positions.slice(page, 1).data, count * sizeof(int32_t)));
+      const size_t elements = static_cast<size_t>(count) * geometry.head_dim;
+      bytes.resize(elements * size_of(geometry.dtype));
+      for (auto [source, target] : {std::pair{&arrays.k, &rows.k}, std::pair{&arrays.v, &rows.v}}) {
+        LONGHAUL_TRY(backend_->download(*stream_, bytes.data(), source->slice(page, 1).data, bytes.size()));
+        target->resize(target->size() + elements);
+        widen(bytes, geometry.dtype, target->data() + target->size() - elements);
+      }
+    }
+  }
+  return rows;
+}
+
+}  // namespace longhaul

@@ -1,0 +1,74 @@
+// The cache of one sequence: page tables, lengths and a stack of reserved pages in device memory.
+//
+// Rows of a head are frozen rows (ragged between heads, changed only by eviction) followed by the tail (equally
+// long in all layers and heads). Both live in the same list of pages, in time order.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/ops.h"
+#include "kv/page_pool.h"
+
+namespace longhaul {
+
+// Host copy of one layer, for reports, snapshots and tests. `rows` = sum of lengths, head after head.
+struct LayerRows {
+  std::vector<int32_t> lengths;    // [kv_heads]
+  std::vector<int32_t> positions;  // [rows]
+  std::vector<float> k, v;         // [rows, head_dim]
+};
+
+class SequenceCache {
+ public:
+  // Room for heads of up to `head_rows` rows, with `pages` reserved now (more by grow()).
+  // `most_pages` is the largest reservation it may ever grow to.
+  static Result<std::unique_ptr<SequenceCache>> create(Backend& backend, Stream& stream, PagePool& pool,
+                                                       int64_t head_rows, int64_t pages, int64_t most_pages);
+  ~SequenceCache();
+  SequenceCache(const SequenceCache&) = delete;
+  SequenceCache& operator=(const SequenceCache&) = delete;
+
+  // Reserves pages until `pages` are reserved in all. kOutOfMemory changes nothing.
+  Status grow(int64_t pages);
+
+  // This sequence in `layer`, with `row_count` rows of the step that begin at row `row_begin`.
+  CacheView view(int32_t layer, int32_t row_begin, int32_t row_count) const;
+  // Rows a head can hold at most.
+  int64_t head_capacity() const { return int64_t{max_pages_} * kPageRows; }
+
+  // Brings the stack's height to the host and tells the pool. After every pass.
+  Status settle();
+
+  // Drops the newest `rows` rows of every head in every layer.
+  Status truncate(int32_t rows);
+
+  Result<std::vector<int32_t>> lengths();  // [layers, kv_heads]
+  Result<LayerRows> read_layer(int32_t layer);
+
+  int64_t reserved_pages() const { return static_cast<int64_t>(reserved_.size()); }
+  int64_t used_pages() const { return used_pages_; }
+  int64_t peak_pages() const { return peak_pages_; }
+  int64_t page_bytes() const { return pool_->page_bytes(); }
+  size_t table_bytes() const { return tables_.bytes(); }
+
+ private:
+  SequenceCache(Backend& backend, Stream& stream, PagePool& pool)
+      : backend_(&backend), stream_(&stream), pool_(&pool) {}
+
+  Backend* backend_;
+  Stream* stream_;
+  PagePool* pool_;
+  Buffer tables_;
+  Tensor page_table_;  // [layers, kv_heads, max_pages] i32
+  Tensor lengths_;     // [layers, kv_heads] i32
+  Tensor free_pages_;  // [most_pages] i32
+  Tensor free_count_;  // [2] i32
+  int32_t max_pages_ = 0;
+  std::vector<int32_t> reserved_;
+  int64_t used_pages_ = 0;
+  int64_t peak_pages_ = 0;
+};
+
+}  // namespace longhaul

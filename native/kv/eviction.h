@@ -1,0 +1,44 @@
+// Scores one layer of one sequence and keeps its best rows: called inside the layer loop, between attention and
+// the next layer, so that only one layer at a time holds an uncompressed block.
+#pragma once
+
+#include "core/arena.h"
+#include "core/ops.h"
+#include "kv/policy.h"
+
+namespace longhaul {
+
+// Scratch memory of one layer's eviction, reused by all layers.
+struct EvictionScratch {
+  Tensor scores;      // [kv_heads, capacity] f32
+  Tensor kept;        // [kv_heads, capacity] i32
+  Tensor kept_count;  // [kv_heads] i32
+  Workspace workspace;
+
+  // For heads of up to `capacity` rows and up to `queries` observing rows of `heads` query heads.
+  static EvictionScratch lay_out(Arena& arena, Backend& backend, const PageArrays& pages, int32_t kv_heads,
+                                 int64_t capacity, int32_t queries, int32_t heads);
+};
+
+// The step's rows of this sequence: `rows` kept ones, then `observers` that are dropped again.
+struct EvictionInput {
+  const CacheView* view = nullptr;  // this layer, device memory; the rows are appended already
+  Tensor q;                         // [rows + observers, heads, dim], after RoPE
+  int32_t layer = 0;
+  int32_t rows = 0;
+  int32_t observers = 0;
+  float scale = 0;
+};
+
+// What the layer's scores were, for whoever watches (golden cases, eval). Called before rows move.
+class EvictionObserver {
+ public:
+  virtual ~EvictionObserver() = default;
+  // `scored` rows at the front of each head have a score; null scores: the policy needs none.
+  virtual Status on_scores(int32_t layer, const Tensor& scores, int32_t unscored_last) = 0;
+};
+
+Status evict_layer(Backend& backend, Stream& stream, const PageArrays& pages, const MemoryPolicy& policy,
+                   const EvictionInput& input, const EvictionScratch& scratch, EvictionObserver* observer);
+
+}  // namespace longhaul

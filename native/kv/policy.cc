@@ -1,0 +1,101 @@
+#include "kv/policy.h"
+
+#include <algorithm>
+
+namespace longhaul {
+
+int32_t MemoryPolicy::observers() const {
+  switch (kind) {
+    case PolicyKind::kPatchedPrompt:
+      return static_cast<int32_t>(prompt.size());
+    // kSnapKv observes with re-fed tokens only when a full tail is evicted without a block in hand.
+    case PolicyKind::kSnapKv:
+    case PolicyKind::kSnapKvRefed:
+      return window;
+    default:
+      return 0;
+  }
+}
+
+Status check(const MemoryPolicy& policy, const KvGeometry& geometry) {
+  if (policy.block < 1)
+    return invalid_argument("block must be at least 1, not " + std::to_string(policy.block));
+  if (!policy.bounded()) return Status();
+  if (policy.tail < 1) return invalid_argument("tail must be at least 1, not " + std::to_string(policy.tail));
+  if (static_cast<int32_t>(policy.budgets.size()) != geometry.layers) {
+    return invalid_argument("budget has " + std::to_string(policy.budgets.size()) + " layers, the model has " +
+                            std::to_string(geometry.layers));
+  }
+  const int32_t least = *std::min_element(policy.budgets.begin(), policy.budgets.end());
+  if (least < 1) return invalid_argument("budget must be at least 1 row, not " + std::to_string(least));
+  switch (policy.kind) {
+    case PolicyKind::kStreaming:
+      if (policy.sinks < 0 || policy.sinks >= least) {
+        return invalid_argument("sinks (" + std::to_string(policy.sinks) + ") must be below the budget (" +
+                                std::to_string(least) + " rows)");
+      }
+      break;
+    case PolicyKind::kSnapKv:
+    case PolicyKind::kSnapKvRefed:
+      if (policy.window < 1 || policy.window >= least) {
+        return invalid_argument("window (" + std::to_string(policy.window) +
+                                ") must be between 1 and the budget (" + std::to_string(least) + " rows)");
+      }
+      if (policy.pool_kernel < 1 || policy.pool_kernel % 2 == 0) {
+        return invalid_argument("kernel must be odd, not " + std::to_string(policy.pool_kernel));
+      }
+      break;
+    case PolicyKind::kPatchedPrompt:
+      if (policy.prompt.empty()) {
+        return invalid_argument("policy 'patched-prompt' needs a prompt of at least one token");
+      }
+      break;
+    default:
+      break;
+  }
+  return Status();
+}
+
+namespace {
+
+int64_t frozen_pages(const MemoryPolicy& policy, const KvGeometry& geometry) {
+  int64_t pages = 0;
+  for (int64_t budget : policy.budgets) pages += budget * geometry.kv_heads / kPageRows + geometry.kv_heads;
+  return pages;
+}
+
+int64_t tail_pages(const MemoryPolicy& policy, const KvGeometry& geometry) {
+  return static_cast<int64_t>(geometry.layers) * geometry.kv_heads * pages_for(policy.tail);
+}
+
+int64_t block_pages(const MemoryPolicy& policy, const KvGeometry& geometry) {
+  return geometry.kv_heads * pages_for(int64_t{policy.block} + policy.observers());
+}
+
+}  // namespace
+
+int64_t reservation_pages(const MemoryPolicy& policy, const KvGeometry& geometry) {
+  return frozen_pages(policy, geometry) + tail_pages(policy, geometry) + block_pages(policy, geometry);
+}
+
+std::string explain_reservation(const MemoryPolicy& policy, const KvGeometry& geometry) {
+  const int64_t frozen = frozen_pages(policy, geometry);
+  const int64_t tail = tail_pages(policy, geometry);
+  const int64_t block = block_pages(policy, geometry);
+  const int64_t most = *std::max_element(policy.budgets.begin(), policy.budgets.end());
+  return std::to_string(frozen) + " pages of kept rows (budget M = " + std::to_string(most) + " in " +
+         std::to_string(geometry.layers) + " layers x " + std::to_string(geometry.kv_heads) + " KV heads) + " +
+         std::to_string(tail) + " of tail (T = " + std::to_string(policy.tail) + ") + " +
+         std::to_string(block) + " for the block in hand (B = " + std::to_string(policy.block) +
+         ", P = " + std::to_string(policy.observers()) + ") = " + std::to_string(frozen + tail + block) +
+         " pages of " + std::to_string(geometry.page_bytes()) +
+         " bytes = " + std::to_string((frozen + tail + block) * geometry.page_bytes()) + " bytes";
+}
+
+int64_t head_capacity(const MemoryPolicy& policy, const KvGeometry& geometry) {
+  const int64_t most = *std::max_element(policy.budgets.begin(), policy.budgets.end());
+  const int64_t frozen = policy.level == SelectLevel::kPair ? most * geometry.kv_heads : most;
+  return frozen + policy.tail + policy.block + policy.observers();
+}
+
+}  // namespace longhaul

@@ -1,0 +1,52 @@
+// What a sequence may hold and how it chooses what to keep.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/ops.h"
+#include "kv/page_pool.h"
+
+namespace longhaul {
+
+enum class PolicyKind : uint8_t {
+  kFull,           // every row stays
+  kStreaming,      // StreamingLLM: attention sinks and the most recent rows
+  kSnapKv,         // SnapKV: mean attention of the block's own last queries, average pooling, window kept
+  kSnapKvRefed,    // as EpiCache's code runs it: the block's last tokens fed again behind it, max attention
+  kKeyDiff,        // KeyDiff: keys least like the mean key of their head
+  kPatchedPrompt,  // EpiCache: max attention of a given prompt behind each block
+};
+
+// Rows are rows of one KV head in one layer.
+struct MemoryPolicy {
+  PolicyKind kind = PolicyKind::kFull;
+  SelectLevel level = SelectLevel::kPair;
+  std::vector<int32_t> budgets;  // [layers] M_l: rows kept a head (on average at level kPair)
+  int32_t block = 512;           // B: tokens of one prefill pass
+  int32_t tail = 512;            // T: rows of questions, answers and new turns before they are evicted
+  int32_t sinks = 4;             // kStreaming
+  int32_t window = 32;           // kSnapKv*: queries that observe
+  int32_t pool_kernel = 5;       // kSnapKv: neighbours averaged
+  std::vector<int32_t> prompt;   // kPatchedPrompt: its token ids
+  bool prompt_at_last_position =
+      false;  // published code's off-by-one: the prompt starts at the block's last position
+
+  bool bounded() const { return kind != PolicyKind::kFull; }
+  // P: rows that observe behind a block and are dropped again.
+  int32_t observers() const;
+};
+
+// Checks the policy against the model's shape; kInvalidArgument names the option.
+Status check(const MemoryPolicy& policy, const KvGeometry& geometry);
+
+// Pages that a bounded policy needs whatever it is fed (DESIGN.md, "Memory"), with its terms in words:
+//   sum_l (floor(M_l * H / page) + H) + L * H * ceil(T / page) + H * ceil((B + P) / page)
+int64_t reservation_pages(const MemoryPolicy& policy, const KvGeometry& geometry);
+std::string explain_reservation(const MemoryPolicy& policy, const KvGeometry& geometry);
+
+// Rows one head can hold at most, in any layer, inside a pass.
+int64_t head_capacity(const MemoryPolicy& policy, const KvGeometry& geometry);
+
+}  // namespace longhaul

@@ -1,0 +1,259 @@
+#include "model/transformer.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace longhaul {
+namespace {
+
+// Sequences of one pass. Requests run one at a time for now; batching raises this.
+constexpr int64_t kMaxSegments = 1;
+
+}  // namespace
+
+Result<std::unique_ptr<Transformer>> Transformer::load(Backend& backend, const std::string& directory,
+                                                       const LoadProgress& progress) {
+  LONGHAUL_ASSIGN(const ModelConfig config, load_config(directory));
+  std::unique_ptr<Transformer> model(new Transformer(backend, config));
+  LONGHAUL_ASSIGN(model->stream_, backend.make_stream());
+  LONGHAUL_ASSIGN(model->weights_, load_weights(backend, *model->stream_, config, directory, progress));
+  return model;
+}
+
+KvGeometry Transformer::kv_geometry() const {
+  return {.layers = static_cast<int32_t>(config_.layers),
+          .kv_heads = static_cast<int32_t>(config_.kv_heads),
+          .head_dim = static_cast<int32_t>(config_.head_dim),
+          .dtype = weights_.dtype};
+}
+
+void Transformer::lay_out(Arena& arena, const PageArrays& pages, int64_t rows, int64_t head_capacity,
+                          int64_t observers) {
+  const DType act = backend_.activation_dtype(weights_.dtype);
+  const int64_t q_width = config_.heads * config_.head_dim;
+  const int64_t qkv_width = q_width + 2 * config_.kv_heads * config_.head_dim;
+  tokens_ = arena.take(DType::kI32, {rows});
+  positions_ = arena.take(DType::kI32, {rows});
+  cos_ = arena.take(DType::kF32, {rows, config_.head_dim / 2});
+  sin_ = arena.take(DType::kF32, {rows, config_.head_dim / 2});
+  residual_ = arena.take(DType::kF32, {rows, config_.hidden_size});
+  delta_ = arena.take(DType::kF32, {rows, config_.hidden_size});
+  normed_ = arena.take(act, {rows, config_.hidden_size});
+  qkv_ = arena.take(act, {rows, qkv_width});
+  attended_ = arena.take(act, {rows, q_width});
+  gate_up_ = arena.take(act, {rows, 2 * config_.intermediate_size});
+  mlp_ = arena.take(act, {rows, config_.intermediate_size});
+  logits_ = arena.take(DType::kF32, {kLogitRows, config_.vocab_size});
+  views_ = arena.take(DType::kU8, {config_.layers, kMaxSegments * static_cast<int64_t>(sizeof(CacheView))});
+
+  const Ops& ops = backend_.ops();
+  const LayerWeights& layer = weights_.layers.front();
+  const AttentionArgs attention{.pages = pages,
+                                .sequences = kMaxSegments,
+                                .q = attended_.split_last(config_.head_dim),
+                                .out = attended_.split_last(config_.head_dim),
+                                .kv_heads = static_cast<int32_t>(config_.kv_heads)};
+  const size_t bytes = std::max(
+      {ops.gemm_workspace({.x = normed_, .weight = &layer.qkv, .out = qkv_}),
+       ops.gemm_workspace({.x = attended_, .weight = &layer.output, .out = delta_}),
+       ops.gemm_workspace({.x = normed_, .weight = &layer.gate_up, .out = gate_up_}),
+       ops.gemm_workspace({.x = mlp_, .weight = &layer.down, .out = delta_}),
+       ops.gemm_workspace(
+           {.x = normed_.slice(0, kLogitRows), .weight = &weights_.output_embedding(), .out = logits_}),
+       ops.attention_workspace(attention)});
+  workspace_ = {arena.take_bytes(bytes), bytes};
+  eviction_ =
+      EvictionScratch::lay_out(arena, backend_, pages, static_cast<int32_t>(config_.kv_heads), head_capacity,
+                               static_cast<int32_t>(observers), static_cast<int32_t>(config_.heads));
+}
+
+Status Transformer::prepare(PagePool& pool, int64_t rows, int64_t head_capacity, int64_t observers) {
+  rows = std::max({rows, rows_, kLogitRows});
+  head_capacity = std::max(head_capacity, head_capacity_);
+  observers = std::max(observers, observers_);
+  if (rows == rows_ && head_capacity == head_capacity_ && observers == observers_) return Status();
+
+  // Measuring overwrites the tensors, so a refusal has to lay the old memory out again.
+  Arena measure;
+  lay_out(measure, pool.arrays(), rows, head_capacity, observers);
+  Result<Buffer> scratch = backend_.allocate(measure.used(), MemoryUse::kWorkspace);
+  if (scratch.ok()) {
+    scratch_ = std::move(scratch.value());
+    rows_ = rows;
+    head_capacity_ = head_capacity;
+    observers_ = observers;
+  }
+  if (rows_ > 0) {
+    Arena arena(scratch_);
+    lay_out(arena, pool.arrays(), rows_, head_capacity_, observers_);
+  }
+  return scratch.status();
+}
+
+Status Transformer::forward(PagePool& pool, std::span<const Segment> segments, PassObserver* observer) {
+  LONGHAUL_ASSERT(segments.size() <= kMaxSegments);
+  int64_t rows = 0;
+  std::vector<CacheView> views(static_cast<size_t>(config_.layers) * kMaxSegments);
+  for (size_t s = 0; s < segments.size(); ++s) {
+    const Segment& segment = segments[s];
+    const int32_t count = segment.rows + segment.observers;
+    LONGHAUL_ASSERT(rows + count <= rows_);
+    for (int32_t layer = 0; layer < config_.layers; ++layer) {
+      views[static_cast<size_t>(layer) * kMaxSegments + s] =
+          segment.cache->view(layer, static_cast<int32_t>(rows), count);
+    }
+    LONGHAUL_TRY(backend_.upload(*stream_, tokens_.slice(rows, count).data, segment.tokens.data(),
+                                 count * sizeof(int32_t)));
+    LONGHAUL_TRY(backend_.upload(*stream_, positions_.slice(rows, count).data, segment.positions.data(),
+                                 count * sizeof(int32_t)));
+    rows += count;
+  }
+  LONGHAUL_TRY(backend_.upload(*stream_, views_.data, views.data(), views.size() * sizeof(CacheView)));
+  pass_rows_ = rows;
+
+  if (rows > 0) {
+    LONGHAUL_TRY(
+        run(backend_, *stream_,
+            EmbedArgs{
+                .ids = tokens_.slice(0, rows), .table = &weights_.embedding, .out = residual_.slice(0, rows)}));
+    LONGHAUL_TRY(run(backend_, *stream_,
+                     RopeTableArgs{.positions = positions_.slice(0, rows),
+                                   .frequencies = weights_.rope_frequencies.tensor,
+                                   .cos = cos_.slice(0, rows),
+                                   .sin = sin_.slice(0, rows)}));
+  }
+  for (int32_t layer = 0; layer < config_.layers; ++layer) {
+    LONGHAUL_TRY(attention_block(pool, layer, segments, observer));
+    if (rows > 0) LONGHAUL_TRY(mlp_block(weights_.layers[layer]));
+  }
+  if (rows > 0) {
+    LONGHAUL_TRY(run(backend_, *stream_,
+                     RmsNormArgs{.x = residual_.slice(0, rows),
+                                 .delta = delta_.slice(0, rows),
+                                 .weight = weights_.final_norm.tensor,
+                                 .out = normed_.slice(0, rows),
+                                 .eps = static_cast<float>(config_.rms_norm_eps)}));
+  }
+  LONGHAUL_TRY(stream_->synchronize());
+  for (const Segment& segment : segments) LONGHAUL_TRY(segment.cache->settle());
+  return Status();
+}
+
+Status Transformer::attention_block(PagePool& pool, int32_t layer, std::span<const Segment> segments,
+                                    PassObserver* observer) {
+  const LayerWeights& weights = weights_.layers[layer];
+  const int64_t rows = pass_rows_;
+  const int64_t dim = config_.head_dim;
+  const int64_t q_width = config_.heads * dim;
+  const int64_t kv_width = config_.kv_heads * dim;
+  const float eps = static_cast<float>(config_.rms_norm_eps);
+  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
+  const CacheView* views = views_.slice(layer, 1).as<const CacheView>();
+  const Tensor qkv = qkv_.slice(0, rows);
+  const Tensor q = qkv.narrow(1, 0, q_width).split_last(dim);
+  const Tensor k = qkv.narrow(1, q_width, kv_width).split_last(dim);
+  const Tensor v = qkv.narrow(1, q_width + kv_width, kv_width).split_last(dim);
+
+  if (rows > 0) {
+    const Tensor x = residual_.slice(0, rows);
+    LONGHAUL_TRY(run(backend_, *stream_,
+                     RmsNormArgs{.x = x,
+                                 .delta = layer == 0 ? Tensor() : delta_.slice(0, rows),
+                                 .weight = weights.attention_norm.tensor,
+                                 .out = normed_.slice(0, rows),
+                                 .eps = eps}));
+    if (observer != nullptr) LONGHAUL_TRY(observer->on_hidden(layer, x));
+    LONGHAUL_TRY(run(
+        backend_, *stream_,
+        GemmArgs{
+            .x = normed_.slice(0, rows), .weight = &weights.qkv, .bias = weights.qkv_bias.tensor, .out = qkv},
+        workspace_));
+    if (config_.qk_norm) {
+      LONGHAUL_TRY(
+          run(backend_, *stream_, RmsNormArgs{.x = q, .weight = weights.q_norm.tensor, .out = q, .eps = eps}));
+      LONGHAUL_TRY(
+          run(backend_, *stream_, RmsNormArgs{.x = k, .weight = weights.k_norm.tensor, .out = k, .eps = eps}));
+    }
+    const Tensor cos = cos_.slice(0, rows);
+    const Tensor sin = sin_.slice(0, rows);
+    LONGHAUL_TRY(run(backend_, *stream_, RopeArgs{.x = q, .cos = cos, .sin = sin}));
+    LONGHAUL_TRY(run(backend_, *stream_,
+                     AppendArgs{.pages = pool.arrays(),
+                                .views = views,
+                                .sequences = static_cast<int64_t>(segments.size()),
+                                .k = k,
+                                .v = v,
+                                .positions = positions_.slice(0, rows),
+                                .cos = cos,
+                                .sin = sin}));
+    LONGHAUL_TRY(run(backend_, *stream_,
+                     AttentionArgs{.pages = pool.arrays(),
+                                   .views = views,
+                                   .sequences = static_cast<int64_t>(segments.size()),
+                                   .q = q,
+                                   .out = attended_.slice(0, rows).split_last(dim),
+                                   .kv_heads = static_cast<int32_t>(config_.kv_heads),
+                                   .scale = scale},
+                     workspace_));
+  }
+
+  int64_t row = 0;
+  for (size_t s = 0; s < segments.size(); ++s) {
+    const Segment& segment = segments[s];
+    if (segment.evict) {
+      const EvictionInput input{.view = views + s,
+                                .q = q.slice(row, segment.rows + segment.observers),
+                                .layer = layer,
+                                .rows = segment.rows,
+                                .observers = segment.observers,
+                                .scale = scale};
+      LONGHAUL_TRY(evict_layer(backend_, *stream_, pool.arrays(), *segment.policy, input, eviction_, observer));
+      if (observer != nullptr) LONGHAUL_TRY(observer->on_evicted(layer));
+    }
+    row += segment.rows + segment.observers;
+  }
+  if (rows == 0) return Status();
+  return run(backend_, *stream_,
+             GemmArgs{.x = attended_.slice(0, rows),
+                      .weight = &weights.output,
+                      .bias = weights.output_bias.tensor,
+                      .out = delta_.slice(0, rows)},
+             workspace_);
+}
+
+Status Transformer::mlp_block(const LayerWeights& weights) {
+  const int64_t rows = pass_rows_;
+  LONGHAUL_TRY(run(backend_, *stream_,
+                   RmsNormArgs{.x = residual_.slice(0, rows),
+                               .delta = delta_.slice(0, rows),
+                               .weight = weights.mlp_norm.tensor,
+                               .out = normed_.slice(0, rows),
+                               .eps = static_cast<float>(config_.rms_norm_eps)}));
+  LONGHAUL_TRY(run(backend_, *stream_,
+                   GemmArgs{.x = normed_.slice(0, rows),
+                            .weight = &weights.gate_up,
+                            .bias = weights.gate_up_bias.tensor,
+                            .out = gate_up_.slice(0, rows)},
+                   workspace_));
+  LONGHAUL_TRY(
+      run(backend_, *stream_, SwigluArgs{.gate_up = gate_up_.slice(0, rows), .out = mlp_.slice(0, rows)}));
+  return run(backend_, *stream_,
+             GemmArgs{.x = mlp_.slice(0, rows),
+                      .weight = &weights.down,
+                      .bias = weights.down_bias.tensor,
+                      .out = delta_.slice(0, rows)},
+             workspace_);
+}
+
+Result<Tensor> Transformer::logits(int64_t begin, int64_t count) {
+  LONGHAUL_ASSERT(count >= 1 && count <= kLogitRows && begin >= 0 && begin + count <= pass_rows_);
+  const Tensor out = logits_.slice(0, count);
+  LONGHAUL_TRY(
+      run(backend_, *stream_,
+          GemmArgs{.x = normed_.slice(begin, count), .weight = &weights_.output_embedding(), .out = out},
+          workspace_));
+  LONGHAUL_TRY(stream_->synchronize());
+  return out;
+}
+
+}  // namespace longhaul

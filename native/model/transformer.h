@@ -1,0 +1,99 @@
+// One forward pass of a Llama-family model over rows of several sequences, written in ops only.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/ops.h"
+#include "kv/cache.h"
+#include "kv/eviction.h"
+#include "kv/policy.h"
+#include "model/config.h"
+#include "model/weights.h"
+
+namespace longhaul {
+
+// One sequence's part of a pass: `rows` tokens that stay and `observers` that look back at the cache, decide
+// the eviction and are dropped again (EpiCache's patched prompt). Tokens and positions hold the rows, then
+// them.
+struct Segment {
+  SequenceCache* cache = nullptr;
+  const MemoryPolicy* policy = nullptr;
+  std::span<const int32_t> tokens;     // [rows + observers]
+  std::span<const int32_t> positions;  // [rows + observers]
+  int32_t rows = 0;
+  int32_t observers = 0;
+  bool evict = false;  // down to the policy's budget, layer by layer
+};
+
+// Watches a pass; for golden cases, embeddings and evaluation. Tensors are device memory.
+class PassObserver : public EvictionObserver {
+ public:
+  // hidden[0] is the embedding's output, hidden[i] the residual stream behind layer i. [rows, hidden] f32.
+  virtual Status on_hidden(int32_t index, const Tensor& hidden) = 0;
+  // The layer's eviction is done.
+  virtual Status on_evicted(int32_t layer) = 0;
+};
+
+class Transformer {
+ public:
+  // Reads config.json and the weights of `directory`.
+  static Result<std::unique_ptr<Transformer>> load(Backend& backend, const std::string& directory,
+                                                   const LoadProgress& progress);
+
+  const ModelConfig& config() const { return config_; }
+  DType weights_dtype() const { return weights_.dtype; }
+  Backend& backend() const { return backend_; }
+  Stream& stream() const { return *stream_; }
+  KvGeometry kv_geometry() const;
+
+  // Makes sure passes of up to `rows` rows over heads of up to `head_capacity` rows, `observers` of them
+  // observing, have their scratch memory. Only grows; kOutOfMemory leaves the old one.
+  Status prepare(PagePool& pool, int64_t rows, int64_t head_capacity, int64_t observers);
+
+  // Runs all layers. Afterwards hidden_rows() holds the final normed states of the pass's rows.
+  Status forward(PagePool& pool, std::span<const Segment> segments, PassObserver* observer = nullptr);
+
+  // [rows of the last pass, hidden] act.
+  Tensor hidden_rows() const { return normed_.slice(0, pass_rows_); }
+
+  // Logits of rows [begin, begin + count) of the last pass, count <= kLogitRows. [count, vocab] f32, device
+  // memory, valid until the next call.
+  static constexpr int64_t kLogitRows = 8;
+  Result<Tensor> logits(int64_t begin, int64_t count);
+
+ private:
+  Transformer(Backend& backend, ModelConfig config) : backend_(backend), config_(config) {}
+
+  void lay_out(Arena& arena, const PageArrays& pages, int64_t rows, int64_t head_capacity, int64_t observers);
+  Status attention_block(PagePool& pool, int32_t layer, std::span<const Segment> segments,
+                         PassObserver* observer);
+  Status mlp_block(const LayerWeights& weights);
+
+  Backend& backend_;
+  ModelConfig config_;
+  std::unique_ptr<Stream> stream_;
+  ModelWeights weights_;
+
+  // Scratch memory of a pass.
+  Buffer scratch_;
+  int64_t rows_ = 0;
+  int64_t head_capacity_ = 0;
+  int64_t observers_ = 0;
+  int64_t pass_rows_ = 0;
+  Tensor tokens_, positions_;  // [rows] i32
+  Tensor cos_, sin_;           // [rows, head_dim / 2] f32
+  Tensor residual_, delta_;    // [rows, hidden] f32
+  Tensor normed_;              // [rows, hidden] act
+  Tensor qkv_;                 // [rows, (heads + 2 * kv_heads) * head_dim] act
+  Tensor attended_;            // [rows, heads * head_dim] act
+  Tensor gate_up_, mlp_;       // [rows, 2 * ff], [rows, ff] act
+  Tensor logits_;              // [kLogitRows, vocab] f32
+  Tensor views_;               // [layers, sequences] CacheView, as bytes
+  Workspace workspace_;
+  EvictionScratch eviction_;
+};
+
+}  // namespace longhaul
