@@ -36,7 +36,10 @@ export function describeValue(value: unknown): string {
 
 /** The error for an option whose value is wrong: names the option, what it must be, and the value that was given. */
 export function invalidOption(option: string, expected: string, value: unknown): LonghaulError {
-  return new LonghaulError("ERR_INVALID_ARGUMENT", `${option} must be ${expected}, got ${describeValue(value)}`);
+  return new LonghaulError(
+    "ERR_INVALID_ARGUMENT",
+    `${option} must be ${expected}, got ${describeValue(value)}`,
+  );
 }
 
 /** Returns `value` when it is an integer in [min, max], else throws the error of `invalidOption`. */
@@ -46,7 +49,8 @@ export function requireInteger(
   min = Number.MIN_SAFE_INTEGER,
   max = Number.MAX_SAFE_INTEGER,
 ): number {
-  if (Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max) return value as number;
+  if (Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max)
+    return value as number;
   throw invalidOption(option, `an integer${rangeOf(min, max)}`, value);
 }
 
