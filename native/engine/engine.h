@@ -1,0 +1,173 @@
+// An engine: one model, one KV pool, one thread that does all the work. Callers submit tasks and collect
+// events; the thread steps without them until a task finishes, fails or is cancelled.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "engine/sampler.h"
+#include "engine/sequence.h"
+
+namespace longhaul {
+
+struct EngineOptions {
+  std::string directory;       // config.json and safetensors
+  std::string device = "cpu";  // "cpu" or "reference"
+  int threads = 0;             // 0: one per available core
+  int64_t kv_bytes = 0;        // of the KV pool
+};
+
+enum class EventKind : uint8_t {
+  kProgress,  // done of total: bytes while loading, tokens while ingesting
+  kTokens,    // `tokens` were drawn
+  kDone,      // the last event of a task that succeeded, with its results
+  kFailed,    // the last event of a task that did not: status
+};
+
+enum class FinishReason : uint8_t { kNone, kStop, kLength, kCancelled };
+
+// What a task tells. Fields that a kind does not name are empty.
+struct Event {
+  uint64_t task = 0;
+  EventKind kind = EventKind::kDone;
+  int64_t done = 0;
+  int64_t total = 0;
+  std::vector<int32_t> tokens;
+  std::vector<float> values;  // logits, log-probabilities, hidden states
+  FinishReason finish = FinishReason::kNone;
+  uint64_t sequence = 0;  // kDone of create_sequence
+  Status status;
+};
+
+struct EngineMemory {
+  int64_t weights_bytes = 0;
+  int64_t workspace_bytes = 0;
+  int64_t table_bytes = 0;
+  int64_t pool_bytes = 0;  // the whole pool
+  int64_t reserved_bytes = 0;
+  int64_t used_bytes = 0;
+  int64_t peak_bytes = 0;
+};
+
+struct GenerateOptions {
+  int32_t max_tokens = 0;
+  SampleParams params;
+  std::vector<int32_t> stop_tokens;
+  // False: refuse at once when question and answer do not fit the tail, so that all of it can be forgotten.
+  bool may_evict = true;
+  // True: before an eviction, wait until all tokens told are confirmed; after it they cannot be taken back.
+  bool confirm = false;
+};
+
+struct ScoreOptions {
+  bool logits = false;  // values hold [tokens, vocab] logits behind the log-probabilities
+};
+
+enum class Pooling : uint8_t { kMean, kLast };
+
+class Engine;
+
+// A piece of work that runs step by step, so that cancellation takes effect between steps and, later, steps of
+// many tasks can share a batch.
+class Task {
+ public:
+  virtual ~Task() = default;
+  // True when finished; the step has then told its kDone event. A failure is told by the engine.
+  virtual Result<bool> step(Engine& engine) = 0;
+
+  uint64_t id = 0;
+  std::atomic<bool> cancelled{false};
+  std::atomic<int64_t> confirmed{0};
+};
+
+class Engine {
+ public:
+  // Starts the thread, which loads the model: task 0 tells progress, then kDone or kFailed. `notify` is called
+  // from the engine's thread when events become available after none were; it must not block.
+  Engine(EngineOptions options, std::function<void()> notify);
+  // Finishes the step under way, fails every task with kDisposed and joins.
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Each returns the id of its task. Results come as events.
+  uint64_t create_sequence(MemoryPolicy policy);
+  uint64_t release_sequence(uint64_t sequence);
+  // Block-wise prefill. kProgress after each block: blocks told are in the cache, whatever comes after.
+  uint64_t ingest(uint64_t sequence, std::vector<int32_t> tokens);
+  // Runs `tokens` (behind a pending one), then draws up to max_tokens.
+  uint64_t generate(uint64_t sequence, std::vector<int32_t> tokens, GenerateOptions options);
+  // Forgets the newest `tokens` tokens of a sequence, the pending one counted.
+  uint64_t truncate(uint64_t sequence, int64_t tokens);
+  // values: log-probability of tokens[i + 1] after tokens[0..i], for each i < n - 1; then logits if asked.
+  uint64_t score(std::vector<int32_t> tokens, ScoreOptions options);
+  // values: final hidden states, pooled over the tokens. [hidden]
+  uint64_t embed(std::vector<int32_t> tokens, Pooling pooling);
+
+  void cancel(uint64_t task);
+  void confirm(uint64_t task, int64_t tokens);
+
+  std::vector<Event> take_events();
+
+  // As of the last step; from any thread.
+  EngineMemory memory() const;
+  // kInvalidArgument when there is no such sequence.
+  Result<SequenceMemory> sequence_memory(uint64_t sequence) const;
+  // Valid after task 0 is done.
+  const ModelConfig& config() const { return model_->config(); }
+  DType weights_dtype() const { return model_->weights_dtype(); }
+  std::string device_description() const { return backend_->description(); }
+
+  // ---- for tasks, on the engine's thread ----
+  void tell(Event event);
+  Transformer& model() { return *model_; }
+  PagePool& pool() { return *pool_; }
+  Sampler& sampler() { return *sampler_; }
+  bool stopping() const { return stopping_; }
+  Result<Sequence*> find(uint64_t sequence);
+  uint64_t adopt(std::unique_ptr<Sequence> sequence);
+  void drop(uint64_t sequence);
+  Status check_tokens(const std::vector<int32_t>& tokens) const;
+  // Waits until `task` is confirmed up to `tokens` or cancelled, or the engine stops.
+  void wait_confirmed(const Task& task, int64_t tokens);
+
+ private:
+  uint64_t submit(std::unique_ptr<Task> task);
+  void main();
+  Status load();
+  void run_task(Task& task);
+  void publish();
+
+  EngineOptions options_;
+  std::function<void()> notify_;
+
+  std::unique_ptr<Backend> backend_;  // outlives everything allocated on it
+  std::unique_ptr<Transformer> model_;
+  std::unique_ptr<PagePool> pool_;
+  std::unique_ptr<Sampler> sampler_;
+  std::map<uint64_t, std::unique_ptr<Sequence>> sequences_;
+  uint64_t next_sequence_ = 1;
+
+  mutable std::mutex mutex_;  // guards all below
+  std::condition_variable wake_;
+  std::deque<std::shared_ptr<Task>> tasks_;
+  uint64_t next_task_ = 1;
+  std::vector<Event> events_;
+  EngineMemory memory_;
+  std::map<uint64_t, SequenceMemory> sequence_memory_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<bool> load_cancelled_{false};
+
+  std::thread thread_;
+};
+
+}  // namespace longhaul

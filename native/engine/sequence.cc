@@ -1,0 +1,164 @@
+#include "engine/sequence.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace longhaul {
+
+Result<std::unique_ptr<Sequence>> Sequence::create(Transformer& model, PagePool& pool, MemoryPolicy policy) {
+  const KvGeometry& geometry = pool.geometry();
+  LONGHAUL_TRY(check(policy, geometry));
+  std::unique_ptr<Sequence> sequence(new Sequence(model, pool, std::move(policy)));
+  const MemoryPolicy& p = sequence->policy_;
+
+  int64_t head_rows = 0;
+  int64_t pages = 0;
+  int64_t most_pages = 0;
+  if (p.bounded()) {
+    pages = most_pages = reservation_pages(p, geometry);
+    const int64_t free = pool.total_pages() - pool.reserved_pages();
+    if (pages > free) {
+      return out_of_memory(
+          "this conversation needs " + explain_reservation(p, geometry) + "; the KV pool has " +
+          std::to_string(free) + " of " + std::to_string(pool.total_pages()) +
+          " pages free: raise kvBytes, lower budget, tail or block, or dispose of a conversation");
+    }
+    head_rows = std::min(head_capacity(p, geometry), most_pages * kPageRows);
+  } else {
+    const int64_t heads = int64_t{geometry.layers} * geometry.kv_heads;
+    head_rows = std::min(model.config().max_positions, pool.total_pages() / heads * kPageRows);
+    most_pages = heads * pages_for(head_rows);
+    if (head_rows == 0) {
+      return out_of_memory("a full cache takes at least " + std::to_string(heads) + " pages (" +
+                           std::to_string(geometry.layers) + " layers x " + std::to_string(geometry.kv_heads) +
+                           " KV heads), the KV pool has " + std::to_string(pool.total_pages()) +
+                           ": raise kvBytes");
+    }
+  }
+  const int64_t scored_rows = p.bounded() ? head_rows : 0;
+  LONGHAUL_TRY(
+      model.prepare(pool, int64_t{p.block} + p.observers(), pages_for(scored_rows) * kPageRows, p.observers()));
+  LONGHAUL_ASSIGN(sequence->cache_,
+                  SequenceCache::create(model.backend(), model.stream(), pool, head_rows, pages, most_pages));
+  return sequence;
+}
+
+Status Sequence::admit(int64_t tokens) {
+  if (!damage_.ok()) return damage_;
+  const int64_t end = tokens_seen_ + (pending ? 1 : 0) + tokens;
+  if (end > model_.config().max_positions) {
+    return invalid_argument("position " + std::to_string(end) + " is past the model's " +
+                            std::to_string(model_.config().max_positions) +
+                            " positions (max_position_embeddings): " + std::to_string(tokens_seen_) +
+                            " tokens are in the conversation and " + std::to_string(end - tokens_seen_) +
+                            " more would follow");
+  }
+  if (policy_.bounded()) return Status();
+  const KvGeometry& geometry = pool_.geometry();
+  const int64_t heads = int64_t{geometry.layers} * geometry.kv_heads;
+  const int64_t pages = heads * pages_for(end);
+  const int64_t more = pages - cache_->reserved_pages();
+  const int64_t free = pool_.total_pages() - pool_.reserved_pages();
+  if (more > free) {
+    return out_of_memory("a full cache of " + std::to_string(end) + " tokens takes " +
+                         std::to_string(geometry.layers) + " layers x " + std::to_string(geometry.kv_heads) +
+                         " KV heads x " + std::to_string(pages_for(end)) + " pages = " + std::to_string(pages) +
+                         " pages of " + std::to_string(geometry.page_bytes()) + " bytes; " +
+                         std::to_string(cache_->reserved_pages()) + " are held and " + std::to_string(free) +
+                         " are free in the KV pool: raise kvBytes or use a bounded policy");
+  }
+  return cache_->grow(pages);
+}
+
+bool Sequence::tail_holds(int64_t rows) const {
+  return !policy_.bounded() || tail_rows_ + rows <= policy_.tail;
+}
+
+Status Sequence::prefill(std::span<const int32_t> tokens, PassObserver* observer) {
+  if (!policy_.bounded()) return extend(tokens, observer);
+  std::span<const int32_t> observers;
+  if (policy_.kind == PolicyKind::kPatchedPrompt) observers = policy_.prompt;
+  if (policy_.kind == PolicyKind::kSnapKvRefed) {
+    observers = tokens.last(std::min<size_t>(tokens.size(), static_cast<size_t>(policy_.window)));
+  }
+  LONGHAUL_TRY(pass(tokens, observers, true, observer));
+  tail_rows_ = 0;
+  return Status();
+}
+
+Status Sequence::extend(std::span<const int32_t> tokens, PassObserver* observer) {
+  LONGHAUL_ASSERT(tail_holds(static_cast<int64_t>(tokens.size())));
+  LONGHAUL_TRY(pass(tokens, {}, false, observer));
+  tail_rows_ += static_cast<int32_t>(tokens.size());
+  return Status();
+}
+
+Status Sequence::evict_tail(PassObserver* observer) {
+  LONGHAUL_ASSERT(policy_.bounded());
+  std::span<const int32_t> observers;
+  if (policy_.kind == PolicyKind::kPatchedPrompt) observers = policy_.prompt;
+  if (policy_.kind == PolicyKind::kSnapKv || policy_.kind == PolicyKind::kSnapKvRefed) observers = recent_;
+  LONGHAUL_TRY(pass({}, observers, true, observer));
+  tail_rows_ = 0;
+  return Status();
+}
+
+Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict,
+                      PassObserver* observer) {
+  if (!damage_.ok()) return damage_;
+  LONGHAUL_ASSERT(static_cast<int64_t>(tokens.size()) <= policy_.block);
+  std::vector<int32_t> all(tokens.begin(), tokens.end());
+  all.insert(all.end(), observers.begin(), observers.end());
+  std::vector<int32_t> positions(all.size());
+  const int32_t begin = static_cast<int32_t>(tokens_seen_);
+  const int32_t end = begin + static_cast<int32_t>(tokens.size());
+  std::iota(positions.begin(), positions.begin() + static_cast<int64_t>(tokens.size()), begin);
+  std::iota(positions.begin() + static_cast<int64_t>(tokens.size()), positions.end(),
+            policy_.prompt_at_last_position ? end - 1 : end);
+
+  const Segment segment{.cache = cache_.get(),
+                        .policy = &policy_,
+                        .tokens = all,
+                        .positions = positions,
+                        .rows = static_cast<int32_t>(tokens.size()),
+                        .observers = static_cast<int32_t>(observers.size()),
+                        .evict = evict};
+  if (Status status = model_.forward(pool_, std::span(&segment, 1), observer); !status.ok()) {
+    damage_ =
+        Status(status.code(), "this conversation's cache broke in a failed pass and cannot be used any more: " +
+                                  status.message());
+    return status;
+  }
+  last_row_ = static_cast<int64_t>(tokens.size()) - 1;
+  tokens_seen_ = end;
+  recent_.insert(recent_.end(), tokens.begin(), tokens.end());
+  const size_t window = static_cast<size_t>(policy_.window);
+  if (recent_.size() > window) recent_.erase(recent_.begin(), recent_.end() - static_cast<int64_t>(window));
+  return Status();
+}
+
+Status Sequence::truncate(int64_t rows) {
+  if (!damage_.ok()) return damage_;
+  if (rows < 0 || rows > tail_rows_) {
+    return invalid_argument("cannot forget " + std::to_string(rows) + " tokens: " + std::to_string(tail_rows_) +
+                            " came after the last eviction");
+  }
+  LONGHAUL_TRY(cache_->truncate(static_cast<int32_t>(rows)));
+  tail_rows_ -= static_cast<int32_t>(rows);
+  tokens_seen_ -= rows;
+  recent_.resize(recent_.size() - std::min<size_t>(recent_.size(), static_cast<size_t>(rows)));
+  return Status();
+}
+
+Result<SequenceMemory> Sequence::memory() {
+  LONGHAUL_ASSIGN(std::vector<int32_t> rows, cache_->lengths());
+  return SequenceMemory{.tokens_seen = tokens_seen_,
+                        .tail_rows = tail_rows_,
+                        .reserved_bytes = cache_->reserved_pages() * cache_->page_bytes(),
+                        .used_bytes = cache_->used_pages() * cache_->page_bytes(),
+                        .peak_bytes = cache_->peak_pages() * cache_->page_bytes(),
+                        .table_bytes = static_cast<int64_t>(cache_->table_bytes()),
+                        .rows = std::move(rows)};
+}
+
+}  // namespace longhaul

@@ -1,0 +1,80 @@
+// One token stream and its cache: what a conversation is to the engine. All calls come from the engine's
+// thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kv/policy.h"
+#include "model/transformer.h"
+
+namespace longhaul {
+
+struct SequenceMemory {
+  int64_t tokens_seen = 0;  // positions used, the pending token not counted
+  int64_t tail_rows = 0;    // of them appended since the last eviction
+  int64_t reserved_bytes = 0;
+  int64_t used_bytes = 0;
+  int64_t peak_bytes = 0;
+  int64_t table_bytes = 0;
+  std::vector<int32_t> rows;  // [layers, kv_heads] rows kept
+};
+
+class Sequence {
+ public:
+  // Reserves a bounded policy's pages at once: kOutOfMemory explains the arithmetic. Policy `full` reserves as
+  // it grows.
+  static Result<std::unique_ptr<Sequence>> create(Transformer& model, PagePool& pool, MemoryPolicy policy);
+
+  const MemoryPolicy& policy() const { return policy_; }
+  int64_t tokens_seen() const { return tokens_seen_; }
+  int32_t tail_rows() const { return tail_rows_; }
+
+  // Checks that `tokens` more tokens fit the model's positions and, for policy `full`, reserves their pages, so
+  // that no pass fails half-way.
+  Status admit(int64_t tokens);
+
+  // True when `rows` more rows fit the tail without an eviction.
+  bool tail_holds(int64_t rows) const;
+
+  // One pass over at most `block` tokens. prefill: evicts down to the budget inside the layer loop; the tail,
+  // if any, is evicted with it. extend: no eviction, the rows join the tail.
+  Status prefill(std::span<const int32_t> tokens, PassObserver* observer = nullptr);
+  Status extend(std::span<const int32_t> tokens, PassObserver* observer = nullptr);
+  // Evicts a full tail without new tokens.
+  Status evict_tail(PassObserver* observer = nullptr);
+
+  // Forgets the newest `rows` rows; only the tail can be forgotten.
+  Status truncate(int64_t rows);
+
+  // Row of the last token of the last pass, for Transformer::logits.
+  int64_t last_row() const { return last_row_; }
+
+  // A token that was drawn but not run yet: it goes first in the next pass.
+  std::optional<int32_t> pending;
+
+  Result<SequenceMemory> memory();
+  SequenceCache& cache() { return *cache_; }
+
+ private:
+  Sequence(Transformer& model, PagePool& pool, MemoryPolicy policy)
+      : model_(model), pool_(pool), policy_(std::move(policy)) {}
+
+  Status pass(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict,
+              PassObserver* observer);
+
+  Transformer& model_;
+  PagePool& pool_;
+  MemoryPolicy policy_;
+  std::unique_ptr<SequenceCache> cache_;
+  int64_t tokens_seen_ = 0;
+  int32_t tail_rows_ = 0;
+  int64_t last_row_ = 0;
+  std::vector<int32_t> recent_;  // the newest tokens, at most `window`, to be fed again
+  Status damage_;                // a pass broke off inside: layers disagree, nothing more can be done with it
+};
+
+}  // namespace longhaul
