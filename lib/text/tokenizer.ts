@@ -91,10 +91,7 @@ export class Tokenizer {
     this.vocabularySize = tokens.length;
     this.specialTokenIds = new Set(added.filter((token) => token.special).map((token) => token.id));
     this.#addedIds = new Set(added.map((token) => token.id));
-    this.named = readNamedTokens(
-      join(sources.directory, "tokenizer_config.json"),
-      sources.tokenizerConfig ?? {},
-    );
+    this.named = readNamedTokens(sources, tokens);
     this.bosTokenId = this.named.bos === null ? null : (ids.get(this.named.bos) ?? null);
     this.stopTokenIds = readStopTokenIds(
       sources,
