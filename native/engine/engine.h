@@ -104,7 +104,8 @@ class Engine {
   uint64_t release_sequence(uint64_t sequence);
   // Block-wise prefill. kProgress after each block: blocks told are in the cache, whatever comes after.
   uint64_t ingest(uint64_t sequence, std::vector<int32_t> tokens);
-  // Runs `tokens` (behind a pending one), then draws up to max_tokens.
+  // Runs `tokens` (behind a pending one), then draws up to max_tokens, fewer when the model's positions end.
+  // kDone: `done` tokens of the question are in the stream, and every token told; the last told may be pending.
   uint64_t generate(uint64_t sequence, std::vector<int32_t> tokens, GenerateOptions options);
   // Forgets the newest `tokens` tokens of a sequence, the pending one counted.
   uint64_t truncate(uint64_t sequence, int64_t tokens);

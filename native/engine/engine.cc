@@ -1,0 +1,269 @@
+#include "engine/engine.h"
+
+#include <new>
+
+#include "engine/tasks.h"
+
+namespace longhaul {
+
+Engine::Engine(EngineOptions options, std::function<void()> notify)
+    : options_(std::move(options)), notify_(std::move(notify)), thread_([this] { main(); }) {}
+
+Engine::~Engine() {
+  stopping_ = true;
+  load_cancelled_ = true;
+  {
+    // Taken so that the thread is either waiting, and wakes, or has yet to look at stopping_.
+    std::lock_guard lock(mutex_);
+  }
+  wake_.notify_all();
+  thread_.join();
+}
+
+// ---- callers' side ------------------------------------------------------------------------------------------
+
+uint64_t Engine::submit(std::unique_ptr<Task> task) {
+  uint64_t id;
+  {
+    std::lock_guard lock(mutex_);
+    id = task->id = next_task_++;
+    tasks_.push_back(std::move(task));
+  }
+  wake_.notify_all();
+  return id;
+}
+
+uint64_t Engine::create_sequence(MemoryPolicy policy) {
+  return submit(std::make_unique<CallTask>([policy = std::move(policy)](Engine& engine, uint64_t id) -> Status {
+    LONGHAUL_TRY(engine.check_tokens(policy.prompt));
+    LONGHAUL_ASSIGN(std::unique_ptr<Sequence> sequence,
+                    Sequence::create(engine.model(), engine.pool(), policy));
+    engine.tell({.task = id, .kind = EventKind::kDone, .sequence = engine.adopt(std::move(sequence))});
+    return Status();
+  }));
+}
+
+uint64_t Engine::release_sequence(uint64_t sequence) {
+  return submit(std::make_unique<CallTask>([sequence](Engine& engine, uint64_t id) -> Status {
+    engine.drop(sequence);
+    engine.tell({.task = id, .kind = EventKind::kDone});
+    return Status();
+  }));
+}
+
+uint64_t Engine::ingest(uint64_t sequence, std::vector<int32_t> tokens) {
+  return submit(std::make_unique<IngestTask>(sequence, std::move(tokens)));
+}
+
+uint64_t Engine::generate(uint64_t sequence, std::vector<int32_t> tokens, GenerateOptions options) {
+  return submit(std::make_unique<GenerateTask>(sequence, std::move(tokens), std::move(options)));
+}
+
+uint64_t Engine::truncate(uint64_t sequence, int64_t tokens) {
+  return submit(std::make_unique<CallTask>([sequence, tokens](Engine& engine, uint64_t id) -> Status {
+    LONGHAUL_ASSIGN(Sequence * target, engine.find(sequence));
+    const int64_t pending = tokens > 0 && target->pending ? 1 : 0;
+    LONGHAUL_TRY(target->truncate(tokens - pending));
+    if (pending) target->pending.reset();
+    engine.tell({.task = id, .kind = EventKind::kDone});
+    return Status();
+  }));
+}
+
+uint64_t Engine::score(std::vector<int32_t> tokens, ScoreOptions options) {
+  return submit(std::make_unique<ScoreTask>(std::move(tokens), options));
+}
+
+uint64_t Engine::embed(std::vector<int32_t> tokens, Pooling pooling) {
+  return submit(std::make_unique<EmbedTask>(std::move(tokens), pooling));
+}
+
+void Engine::cancel(uint64_t task) {
+  if (task == 0) load_cancelled_ = true;
+  {
+    std::lock_guard lock(mutex_);
+    for (const std::shared_ptr<Task>& queued : tasks_) {
+      if (queued->id == task) queued->cancelled = true;
+    }
+  }
+  wake_.notify_all();
+}
+
+void Engine::confirm(uint64_t task, int64_t tokens) {
+  {
+    std::lock_guard lock(mutex_);
+    for (const std::shared_ptr<Task>& queued : tasks_) {
+      if (queued->id == task) queued->confirmed = tokens;
+    }
+  }
+  wake_.notify_all();
+}
+
+std::vector<Event> Engine::take_events() {
+  std::lock_guard lock(mutex_);
+  return std::exchange(events_, {});
+}
+
+EngineMemory Engine::memory() const {
+  std::lock_guard lock(mutex_);
+  return memory_;
+}
+
+Result<SequenceMemory> Engine::sequence_memory(uint64_t sequence) const {
+  std::lock_guard lock(mutex_);
+  const auto found = sequence_memory_.find(sequence);
+  if (found == sequence_memory_.end())
+    return invalid_argument("there is no such conversation, or it was disposed of");
+  return found->second;
+}
+
+// ---- the engine's thread ------------------------------------------------------------------------------------
+
+void Engine::tell(Event event) {
+  // Whoever hears of progress finds the numbers of that moment; single tokens are too many to publish each.
+  if (event.kind != EventKind::kTokens) publish();
+  bool first;
+  {
+    std::lock_guard lock(mutex_);
+    first = events_.empty();
+    events_.push_back(std::move(event));
+  }
+  // One call for many events: a slow reader finds them all at once.
+  if (first) notify_();
+}
+
+Result<Sequence*> Engine::find(uint64_t sequence) {
+  const auto found = sequences_.find(sequence);
+  if (found == sequences_.end()) return Status(Code::kDisposed, "the conversation was disposed of");
+  return found->second.get();
+}
+
+uint64_t Engine::adopt(std::unique_ptr<Sequence> sequence) {
+  sequences_[next_sequence_] = std::move(sequence);
+  return next_sequence_++;
+}
+
+void Engine::drop(uint64_t sequence) {
+  sequences_.erase(sequence);
+}
+
+Status Engine::check_tokens(const std::vector<int32_t>& tokens) const {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= model_->config().vocab_size) {
+      return invalid_argument("token id " + std::to_string(tokens[i]) + " at index " + std::to_string(i) +
+                              " is outside the model's vocabulary of " +
+                              std::to_string(model_->config().vocab_size));
+    }
+  }
+  return Status();
+}
+
+void Engine::wait_confirmed(const Task& task, int64_t tokens) {
+  std::unique_lock lock(mutex_);
+  wake_.wait(lock, [&] { return task.confirmed >= tokens || task.cancelled || stopping_; });
+}
+
+Status Engine::load() {
+  Result<std::unique_ptr<Backend>> backend =
+      options_.device == "reference" ? make_reference_backend()
+      : options_.device == "cpu"     ? make_cpu_backend(options_.threads)
+                                     : Result<std::unique_ptr<Backend>>(unsupported(
+                                           "there is no device '" + options_.device + "' in this build"));
+  LONGHAUL_TRY(backend.status());
+  backend_ = std::move(backend.value());
+  int64_t told = 0;
+  const LoadProgress progress = [&](int64_t done, int64_t total) {
+    // A hundred events are enough for any progress bar.
+    if (done - told >= total / 100 || done == total) {
+      told = done;
+      tell({.task = 0, .kind = EventKind::kProgress, .done = done, .total = total});
+    }
+    return !load_cancelled_;
+  };
+  LONGHAUL_ASSIGN(model_, Transformer::load(*backend_, options_.directory, progress));
+  LONGHAUL_ASSIGN(pool_, PagePool::create(*backend_, model_->kv_geometry(), options_.kv_bytes));
+  LONGHAUL_ASSIGN(sampler_, Sampler::create(*backend_, model_->stream(), model_->config().vocab_size));
+  return Status();
+}
+
+void Engine::main() {
+  Status status;
+  try {
+    status = load();
+  } catch (const std::bad_alloc&) {
+    status = out_of_memory("the process has no memory left for the model");
+  }
+  tell({.task = 0, .kind = status.ok() ? EventKind::kDone : EventKind::kFailed, .status = status});
+
+  for (;;) {
+    std::shared_ptr<Task> task;
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [&] { return stopping_ || !tasks_.empty(); });
+      if (stopping_) break;
+      task = tasks_.front();
+    }
+    if (status.ok()) {
+      run_task(*task);
+    } else {
+      tell({.task = task->id, .kind = EventKind::kFailed, .status = status});
+    }
+    std::lock_guard lock(mutex_);
+    tasks_.pop_front();
+  }
+
+  std::deque<std::shared_ptr<Task>> left;
+  {
+    std::lock_guard lock(mutex_);
+    left.swap(tasks_);
+  }
+  for (const std::shared_ptr<Task>& task : left) {
+    tell({.task = task->id,
+          .kind = EventKind::kFailed,
+          .status = Status(Code::kDisposed, "the engine was disposed of")});
+  }
+}
+
+void Engine::run_task(Task& task) {
+  for (;;) {
+    Result<bool> finished = false;
+    try {
+      finished = task.step(*this);
+    } catch (const std::bad_alloc&) {
+      finished = out_of_memory("the process has no memory left");
+    }
+    if (!finished.ok()) {
+      tell({.task = task.id, .kind = EventKind::kFailed, .status = finished.status()});
+      return;
+    }
+    if (finished.value()) return;
+    if (stopping_) {
+      tell({.task = task.id,
+            .kind = EventKind::kFailed,
+            .status = Status(Code::kDisposed, "the engine was disposed of")});
+      return;
+    }
+  }
+}
+
+void Engine::publish() {
+  if (pool_ == nullptr) return;  // still loading
+  EngineMemory memory{.weights_bytes = static_cast<int64_t>(backend_->allocated(MemoryUse::kWeights)),
+                      .workspace_bytes = static_cast<int64_t>(backend_->allocated(MemoryUse::kWorkspace)),
+                      .table_bytes = static_cast<int64_t>(backend_->allocated(MemoryUse::kTables)),
+                      .pool_bytes = static_cast<int64_t>(backend_->allocated(MemoryUse::kPool)),
+                      .reserved_bytes = pool_->reserved_pages() * pool_->page_bytes(),
+                      .used_bytes = pool_->used_pages() * pool_->page_bytes(),
+                      .peak_bytes = pool_->peak_pages() * pool_->page_bytes()};
+  std::map<uint64_t, SequenceMemory> sequences;
+  for (const auto& [id, sequence] : sequences_) {
+    if (Result<SequenceMemory> of_sequence = sequence->memory(); of_sequence.ok()) {
+      sequences[id] = std::move(of_sequence.value());
+    }
+  }
+  std::lock_guard lock(mutex_);
+  memory_ = memory;
+  sequence_memory_ = std::move(sequences);
+}
+
+}  // namespace longhaul

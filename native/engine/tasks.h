@@ -1,0 +1,92 @@
+// The kinds of work an engine runs, one step at a time.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace longhaul {
+
+// One step: a function of the engine that tells its own kDone event.
+class CallTask final : public Task {
+ public:
+  explicit CallTask(std::function<Status(Engine&, uint64_t id)> call) : call_(std::move(call)) {}
+  Result<bool> step(Engine& engine) override;
+
+ private:
+  std::function<Status(Engine&, uint64_t id)> call_;
+};
+
+// A step is a block.
+class IngestTask final : public Task {
+ public:
+  IngestTask(uint64_t sequence, std::vector<int32_t> tokens)
+      : sequence_(sequence), tokens_(std::move(tokens)) {}
+  Result<bool> step(Engine& engine) override;
+
+ private:
+  uint64_t sequence_;
+  std::vector<int32_t> tokens_;
+  size_t done_ = 0;
+  size_t pending_ = 0;  // 1 when the sequence's pending token leads tokens_
+  bool admitted_ = false;
+};
+
+// A step is a block of the question, then one token of the answer.
+class GenerateTask final : public Task {
+ public:
+  GenerateTask(uint64_t sequence, std::vector<int32_t> tokens, GenerateOptions options)
+      : sequence_(sequence), tokens_(std::move(tokens)), options_(std::move(options)) {}
+  Result<bool> step(Engine& engine) override;
+
+ private:
+  Status admit(Engine& engine, Sequence& sequence);
+  Result<bool> question_step(Engine& engine, Sequence& sequence);
+  Result<bool> answer_step(Engine& engine, Sequence& sequence);
+  bool finish(Engine& engine, FinishReason reason);
+  // Question tokens in the stream; a token pending before them is not one.
+  int64_t question_done() const { return static_cast<int64_t>(done_ - std::min(done_, pending_)); }
+
+  uint64_t sequence_;
+  std::vector<int32_t> tokens_;
+  GenerateOptions options_;
+  bool admitted_ = false;
+  size_t pending_ = 0;    // 1 when the sequence's pending token leads tokens_
+  bool in_tail_ = false;  // the question joins the tail, else it is prefilled and evicted block by block
+  size_t done_ = 0;
+  int32_t drawn_ = 0;
+};
+
+// A step is a block of a sequence of its own, with policy `full`.
+class ScoreTask final : public Task {
+ public:
+  ScoreTask(std::vector<int32_t> tokens, ScoreOptions options)
+      : tokens_(std::move(tokens)), options_(options) {}
+  Result<bool> step(Engine& engine) override;
+
+ private:
+  std::vector<int32_t> tokens_;
+  ScoreOptions options_;
+  std::unique_ptr<Sequence> sequence_;
+  size_t done_ = 0;
+  std::vector<float> log_probabilities_;
+  std::vector<float> logits_;
+};
+
+class EmbedTask final : public Task {
+ public:
+  EmbedTask(std::vector<int32_t> tokens, Pooling pooling) : tokens_(std::move(tokens)), pooling_(pooling) {}
+  Result<bool> step(Engine& engine) override;
+
+ private:
+  std::vector<int32_t> tokens_;
+  Pooling pooling_;
+  std::unique_ptr<Sequence> sequence_;
+  size_t done_ = 0;
+  std::vector<double> sum_;  // [hidden]
+};
+
+}  // namespace longhaul
