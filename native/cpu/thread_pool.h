@@ -32,7 +32,7 @@ class ThreadPool {
   // Calls body(task, slot) once for every task in [0, tasks) and returns when all are done. At most `threads`
   // work at once, each with a slot in [0, threads) of its own. Any thread may call. While the pool works for
   // another caller, or from inside a task, the calling thread does all tasks itself, in slot 0.
-  // Task count at most 2^32 - 1. Nothing is allocated.
+  // At most 2^31 - 1 tasks. Nothing is allocated.
   template <class Body>
   void run(int threads, int64_t tasks, Body&& body) {
     using Callable = std::remove_reference_t<Body>;

@@ -93,6 +93,12 @@ LONGHAUL_INLINE Vec load_bf16(const uint16_t* p) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
+// kLanes pairs of neighbours: first ones and second ones.
+LONGHAUL_INLINE void load_bf16_pairs(const uint16_t* p, Vec& first, Vec& second) {
+  const __m512i bits = _mm512_loadu_si512(p);
+  first = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+  second = _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
 LONGHAUL_INLINE Vec load_f16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
@@ -160,6 +166,12 @@ LONGHAUL_INLINE void store(float* p, Vec x) {
 LONGHAUL_INLINE Vec load_bf16(const uint16_t* p) {
   const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+// kLanes pairs of neighbours: first ones and second ones.
+LONGHAUL_INLINE void load_bf16_pairs(const uint16_t* p, Vec& first, Vec& second) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  first = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+  second = _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 LONGHAUL_INLINE Vec load_f16(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -238,6 +250,13 @@ LONGHAUL_INLINE void store(float* p, Vec x) {
 }
 LONGHAUL_INLINE Vec load_bf16(const uint16_t* p) {
   return Vec{bf16_to_f32(p[0]), bf16_to_f32(p[1]), bf16_to_f32(p[2]), bf16_to_f32(p[3])};
+}
+// kLanes pairs of neighbours: first ones and second ones.
+LONGHAUL_INLINE void load_bf16_pairs(const uint16_t* p, Vec& first, Vec& second) {
+  VecInt bits;
+  memcpy(&bits, p, sizeof(bits));
+  first = reinterpret_cast<Vec>(bits << 16);
+  second = reinterpret_cast<Vec>(bits & static_cast<int32_t>(0xffff0000u));
 }
 LONGHAUL_INLINE Vec load_f16(const uint16_t* p) {
   return Vec{f16_to_f32(p[0]), f16_to_f32(p[1]), f16_to_f32(p[2]), f16_to_f32(p[3])};
