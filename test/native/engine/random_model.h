@@ -1,0 +1,103 @@
+// Writes small models of random shape and weights, so that properties are tested on more than the golden ones.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace longhaul::testing {
+
+struct RandomModel {
+  int layers = 2;
+  int heads = 4;
+  int kv_heads = 2;
+  int head_dim = 16;
+  int hidden = 32;
+  int ff = 48;
+  int vocab = 64;
+  bool qk_norm = false;  // Qwen3 instead of Llama
+  uint32_t seed = 1;
+};
+
+// A directory that is gone when the test is.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "longhaul-XXXXXX").string();
+    path_ = mkdtemp(pattern.data());
+  }
+  ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+inline void write_model(const RandomModel& m, const std::string& directory) {
+  std::mt19937 random(m.seed);
+  std::ofstream(directory + "/config.json")
+      << "{\"architectures\":[\"" << (m.qk_norm ? "Qwen3ForCausalLM" : "LlamaForCausalLM")
+      << "\"],\"hidden_act\":\"silu\",\"hidden_size\":" << m.hidden << ",\"intermediate_size\":" << m.ff
+      << ",\"num_hidden_layers\":" << m.layers << ",\"num_attention_heads\":" << m.heads
+      << ",\"num_key_value_heads\":" << m.kv_heads << ",\"head_dim\":" << m.head_dim
+      << ",\"vocab_size\":" << m.vocab
+      << ",\"max_position_embeddings\":4096,\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,"
+         "\"tie_word_embeddings\":false,\"attention_bias\":false}";
+
+  std::vector<std::pair<std::string, std::vector<int>>> tensors{
+      {"model.embed_tokens.weight", {m.vocab, m.hidden}},
+      {"lm_head.weight", {m.vocab, m.hidden}},
+      {"model.norm.weight", {m.hidden}}};
+  for (int i = 0; i < m.layers; ++i) {
+    const std::string layer = "model.layers." + std::to_string(i) + ".";
+    const int q = m.heads * m.head_dim;
+    const int kv = m.kv_heads * m.head_dim;
+    tensors.push_back({layer + "input_layernorm.weight", {m.hidden}});
+    tensors.push_back({layer + "post_attention_layernorm.weight", {m.hidden}});
+    tensors.push_back({layer + "self_attn.q_proj.weight", {q, m.hidden}});
+    tensors.push_back({layer + "self_attn.k_proj.weight", {kv, m.hidden}});
+    tensors.push_back({layer + "self_attn.v_proj.weight", {kv, m.hidden}});
+    tensors.push_back({layer + "self_attn.o_proj.weight", {m.hidden, q}});
+    if (m.qk_norm) {
+      tensors.push_back({layer + "self_attn.q_norm.weight", {m.head_dim}});
+      tensors.push_back({layer + "self_attn.k_norm.weight", {m.head_dim}});
+    }
+    tensors.push_back({layer + "mlp.gate_proj.weight", {m.ff, m.hidden}});
+    tensors.push_back({layer + "mlp.up_proj.weight", {m.ff, m.hidden}});
+    tensors.push_back({layer + "mlp.down_proj.weight", {m.hidden, m.ff}});
+  }
+
+  std::string header = "{";
+  std::vector<float> data;
+  for (const auto& [name, shape] : tensors) {
+    int64_t count = 1;
+    std::string extents;
+    for (int extent : shape) {
+      count *= extent;
+      extents += (extents.empty() ? "" : ",") + std::to_string(extent);
+    }
+    const size_t begin = data.size() * sizeof(float);
+    // Norms near one, matrices wide enough that attention is peaked: scores then differ between rows.
+    std::normal_distribution<float> normal(shape.size() == 1 ? 1.0f : 0.0f, shape.size() == 1 ? 0.1f : 0.3f);
+    for (int64_t i = 0; i < count; ++i) data.push_back(normal(random));
+    header += (header.size() > 1 ? ",\"" : "\"") + name + "\":{\"dtype\":\"F32\",\"shape\":[" + extents +
+              "],\"data_offsets\":[" + std::to_string(begin) + "," +
+              std::to_string(data.size() * sizeof(float)) + "]}";
+  }
+  header += "}";
+  while (header.size() % 8 != 0) header += ' ';
+  std::ofstream file(directory + "/model.safetensors", std::ios::binary);
+  const uint64_t length = header.size();
+  file.write(reinterpret_cast<const char*>(&length), sizeof length);
+  file.write(header.data(), static_cast<std::streamsize>(header.size()));
+  file.write(reinterpret_cast<const char*>(data.data()),
+             static_cast<std::streamsize>(data.size() * sizeof(float)));
+}
+
+}  // namespace longhaul::testing
