@@ -19,19 +19,19 @@ function install() {
   return apt() || (run("apt-get", ["update", "-qq"], options) === 0 && apt());
 }
 
-/** Installs GoogleTest with apt when it is missing and this is root; otherwise prints what that costs. */
+/** Installs GoogleTest with apt when it is missing and this is root. Returns what is left out and why, if anything. */
 export async function ensureGoogleTest(variant) {
   const dir = await configureNativeTests(variant);
-  if (foundGoogleTest(variant)) return;
+  if (foundGoogleTest(variant)) return undefined;
   const canInstall = process.getuid() === 0 && findProgram("apt-get") !== undefined;
   if (canInstall) {
     console.log("GoogleTest not found: installing libgtest-dev");
     if (install()) {
       if (existsSync(dir)) rmSync(dir, { recursive: true });
       await configureNativeTests(variant);
-      if (foundGoogleTest(variant)) return;
+      if (foundGoogleTest(variant)) return undefined;
     }
   }
   const why = canInstall ? "and could not be installed" : "(Debian, Ubuntu: apt-get install libgtest-dev)";
-  console.log(`GoogleTest not found ${why}: left out are the C++ suites ${suites().join(", ")}`);
+  return `GoogleTest not found ${why}: left out are the C++ suites ${suites().join(", ")}`;
 }

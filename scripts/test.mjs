@@ -10,6 +10,8 @@ import { buildDirectory, buildNativeTests } from "./native-tests.mjs";
 import { close, root, run, runTool } from "./shared.mjs";
 
 const results = path.join(root, "build", "test-results");
+/** What was left out and why: said at the end, where it is seen. */
+const notes = [];
 
 /** Counts of a finished suite; a runner that failed without a failing test counts as one failure. */
 function counts(name, passed, failed, code) {
@@ -29,7 +31,8 @@ function readResults(file) {
 }
 
 async function ctest(variant) {
-  await ensureGoogleTest(variant);
+  const note = await ensureGoogleTest(variant);
+  if (note) notes.push(note);
   await buildNativeTests(variant);
   const report = path.join(results, `ctest-${variant}.xml`);
   rmSync(report, { force: true });
@@ -97,4 +100,5 @@ for (const suite of wanted.flatMap((name) => SUITES[name])) {
   total.passed += count.passed;
   total.failed += count.failed;
 }
+for (const note of notes) console.log(note);
 close(total);
