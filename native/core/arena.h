@@ -17,7 +17,8 @@ class Arena {
 
   // Without memory the arena only measures: its tensors have null data.
   Arena() = default;
-  explicit Arena(const Buffer& buffer) : base_(static_cast<char*>(buffer.data())) {}
+  explicit Arena(const Buffer& buffer) : Arena(buffer.data()) {}
+  explicit Arena(void* memory) : base_(static_cast<char*>(memory)) {}
 
   Tensor take(DType dtype, std::initializer_list<int64_t> shape) {
     Tensor t = Tensor::dense(nullptr, dtype, shape);

@@ -1,8 +1,85 @@
-// Kernels of attention, scoring and the cache for one instruction set.
+// Kernels of attention, scoring, the cache and sampling for one instruction set.
 #pragma once
+
+#include <stdint.h>
+
+#include "cpu/isa/dense_kernels.h"
 
 namespace longhaul::cpu {
 
-struct AttentionKernels {};
+// Rows of a page, as in core/ops.h, which kernels cannot include.
+constexpr int kKernelPageRows = 16;
+
+// Keys of one partial softmax state. Every row's keys are cut at multiples of this and its states merged in
+// order, whoever computes them, so the bits of a result do not depend on how the work was shared out.
+constexpr int kChunkKeys = 256;
+constexpr int kChunkPages = kChunkKeys / kKernelPageRows;
+
+// Query rows that share one pass over the keys: a query's heads of one group, then the next query's.
+constexpr int kTileRows = 48;
+
+constexpr int kMaxKernelDim = 256;
+
+// Floats of one query or accumulator row.
+constexpr int padded_dim(int dim) {
+  return (dim + 15) / 16 * 16;
+}
+
+// Scaled scores of a tile's rows against one chunk of keys.
+struct ScoreTile {
+  const float* q;          // [rows, padded_dim] packed by pack_query
+  const int32_t* visible;  // [rows] keys of the chunk that each row sees, ascending, the last at least 1
+  const void* const*
+      keys;      // [kChunkPages] pages of [kKernelPageRows, dim]; those without a visible row are any page
+  Element type;  // of keys
+  bool pairs;    // q was packed as pairs of bf16
+  int rows;
+  int dim;
+  float scale;
+  float* transposed;  // scratch, [kMaxKernelDim, 32]
+  float* scores;      // out, [rows, kChunkKeys]; beyond `visible` anything
+};
+
+// The softmax state of rows over some of their keys: sum and weighted values relative to exp(max).
+// A row that saw nothing has sum 0.
+struct SoftmaxRows {
+  float* max;          // [rows]
+  float* sum;          // [rows]
+  float* accumulated;  // [rows, padded_dim]
+};
+
+struct AttentionKernels {
+  // Whether queries and keys of bf16 are multiplied in pairs; then pack_query must be told so.
+  bool bf16_pairs;
+
+  void (*pack_query)(const void* q, Element type, int dim, bool pairs, float* out);
+
+  // State of the tile's rows over the chunk, with the chunk's pages of values; uses tile.scores.
+  void (*attend_chunk)(const ScoreTile& tile, const void* const* values, const SoftmaxRows& out);
+  // total = total merged with part, for `rows` rows.
+  void (*merge_rows)(const SoftmaxRows& part, const SoftmaxRows& total, int rows, int dim);
+  // out = accumulated / sum; 0 when nothing was seen.
+  void (*finish_row)(const float* accumulated, float sum, int dim, void* out, Element type);
+
+  // Max and sum of the tile's rows over the chunk; rows that see nothing have sum 0.
+  void (*softmax_chunk)(const ScoreTile& tile, float* max, float* sum);
+  // For each key of the chunk: largest[key] = max(largest[key], score - lse[row]) over the tile's rows.
+  void (*reduce_max)(const ScoreTile& tile, const float* lse, float* largest);
+  // For each key of the chunk: total[key] += exp(score - lse[row]), rows in order.
+  void (*reduce_sum)(const ScoreTile& tile, const float* lse, float* total);
+
+  // total[padded_dim] = sum of k / |k| over the first `rows` keys of a chunk; zero keys add nothing.
+  void (*sum_units)(const void* const* keys, Element type, int rows, int dim, float* total);
+  // out[i] = -(k_i / |k_i|) . direction; 0 for a zero key.
+  void (*score_units)(const void* const* keys, Element type, int rows, int dim, const float* direction,
+                      float* out);
+
+  // out = x, or x with pairs (i, i + dim / 2) rotated when cos is given.
+  void (*store_rotated)(const void* x, Element from, const float* cos, const float* sin, int dim, void* out,
+                        Element to);
+
+  // x[i] = exp((x[i] - max) * scale)
+  void (*exp_row)(float* x, int64_t n, float max, float scale);
+};
 
 }  // namespace longhaul::cpu

@@ -1,0 +1,109 @@
+// Rows of 16- and 32-bit values, and the score tile, for the files of native/cpu/isa that look at pages.
+#pragma once
+
+#include "cpu/isa/attention_kernels.h"
+#include "cpu/isa/simd.h"
+
+namespace longhaul::LONGHAUL_ISA_NAMESPACE {
+
+using cpu::Element;
+using cpu::kChunkKeys;
+using cpu::kKernelPageRows;
+using cpu::padded_dim;
+using cpu::ScoreTile;
+using cpu::SoftmaxRows;
+
+constexpr float kMinusInfinity = -__builtin_huge_valf();
+
+// ---- element types ------------------------------------------------------------------------------------------
+
+struct F32Values {
+  using Type = float;
+  static LONGHAUL_INLINE Vec load_all(const float* p) { return load(p); }
+  static LONGHAUL_INLINE void store_all(float* p, Vec x) { store(p, x); }
+};
+struct Bf16Values {
+  using Type = uint16_t;
+  static LONGHAUL_INLINE Vec load_all(const uint16_t* p) { return load_bf16(p); }
+  static LONGHAUL_INLINE void store_all(uint16_t* p, Vec x) { store_bf16(p, x); }
+};
+struct F16Values {
+  using Type = uint16_t;
+  static LONGHAUL_INLINE Vec load_all(const uint16_t* p) { return load_f16(p); }
+  static LONGHAUL_INLINE void store_all(uint16_t* p, Vec x) { store_f16(p, x); }
+};
+
+// Calls body with a value of the type's class.
+template <class Body>
+LONGHAUL_INLINE void with_values(Element type, Body&& body) {
+  switch (type) {
+    case Element::kF32:
+      return body(F32Values{});
+    case Element::kBf16:
+      return body(Bf16Values{});
+    case Element::kF16:
+      return body(F16Values{});
+  }
+}
+
+// The first min(n, kLanes) values; the other lanes are 0.
+template <class Values>
+LONGHAUL_INLINE Vec load_first(const typename Values::Type* p, int n) {
+  if (n >= kLanes) return Values::load_all(p);
+  alignas(64) typename Values::Type lane[kLanes] = {};
+  for (int i = 0; i < n; ++i) lane[i] = p[i];
+  return Values::load_all(lane);
+}
+
+template <class Values>
+LONGHAUL_INLINE void store_first(typename Values::Type* p, Vec x, int n) {
+  if (n >= kLanes) return Values::store_all(p, x);
+  alignas(64) typename Values::Type lane[kLanes];
+  Values::store_all(lane, x);
+  for (int i = 0; i < n; ++i) p[i] = lane[i];
+}
+
+// Row `row` of a chunk.
+template <class Values>
+LONGHAUL_INLINE const typename Values::Type* chunk_row(const void* const* pages, int row, int dim) {
+  return static_cast<const typename Values::Type*>(pages[row / kKernelPageRows]) + row % kKernelPageRows * dim;
+}
+
+// ---- score tile ---------------------------------------------------------------------------------------------
+
+// Writes the scaled scores of every row against the keys that the last row sees. Each score is one chain over
+// the dimensions in order, whatever the other rows are.
+void score_tile(const ScoreTile& tile);
+
+// Largest of a row's first n scores, and the sum of exp(score - max), which replaces the scores if `keep`.
+template <bool keep>
+LONGHAUL_INLINE void softmax_row(float* scores, int n, float* max, float* sum) {
+  const int end = (n + kLanes - 1) / kLanes * kLanes;
+  for (int i = n; i < end; ++i) scores[i] = kMinusInfinity;
+  Vec largest = load(scores);
+  for (int i = kLanes; i < end; i += kLanes)
+    largest = longhaul::LONGHAUL_ISA_NAMESPACE::max(largest, load(scores + i));
+  *max = reduce_max(largest);
+  const Vec shift = splat(*max);
+  Vec total = zero();
+  for (int i = 0; i < end; i += kLanes) {
+    const Vec p = exp(sub(load(scores + i), shift));
+    if constexpr (keep) store(scores + i, p);
+    total = add(total, p);
+  }
+  *sum = reduce_add(total);
+}
+
+// ---- entries of the table
+// -------------------------------------------------------------------------------------
+
+void softmax_chunk(const ScoreTile& tile, float* max, float* sum);
+void reduce_max_chunk(const ScoreTile& tile, const float* lse, float* largest);
+void reduce_sum_chunk(const ScoreTile& tile, const float* lse, float* total);
+void sum_units(const void* const* keys, Element type, int rows, int dim, float* total);
+void score_units(const void* const* keys, Element type, int rows, int dim, const float* direction, float* out);
+void store_rotated(const void* x, Element from, const float* cos, const float* sin, int dim, void* out,
+                   Element to);
+void exp_row(float* x, int64_t n, float max, float scale);
+
+}  // namespace longhaul::LONGHAUL_ISA_NAMESPACE
