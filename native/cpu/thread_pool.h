@@ -15,6 +15,7 @@ namespace longhaul::cpu {
 
 // Runs the tasks of one job at a time over its workers and the calling thread. Tasks are claimed one by one, so
 // a worker that the system has put aside costs only the task it holds: the others, and the caller, do the rest.
+// A child process made by fork has no workers: it must not use the pool of its parent.
 class ThreadPool {
  public:
   // The pool of this process, with at least `threads` threads, the caller counted. It lives as long as someone

@@ -6,12 +6,16 @@
 #include <string.h>
 
 #if defined(LONGHAUL_ISA_avx2) || defined(LONGHAUL_ISA_avx512) || defined(LONGHAUL_ISA_avx512bf16)
+#ifdef __clang__
+#include <immintrin.h>
+#else
 // GCC 12 takes the intrinsics' own "undefined" operands for mistakes of ours.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 #pragma GCC diagnostic pop
+#endif
 #endif
 #if defined(LONGHAUL_ISA_avx512) || defined(LONGHAUL_ISA_avx512bf16)
 #define LONGHAUL_ISA_512 1
