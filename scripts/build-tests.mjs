@@ -1,9 +1,7 @@
-// Builds the native tests and the golden program: node scripts/build-tests.mjs [--asan] [--target NAME]...
-// Release in build-tests/; with --asan under AddressSanitizer and UndefinedBehaviorSanitizer in build-asan/.
+// Builds the native tests and the golden program in build-tests/ (Release), or the named targets only:
+// node scripts/build-tests.mjs [--target NAME]...
 import { parseArgs } from "node:util";
 import { buildNativeTests } from "./native-tests.mjs";
 
-const { values } = parseArgs({
-  options: { asan: { type: "boolean", default: false }, target: { type: "string", multiple: true, default: [] } },
-});
-await buildNativeTests(values.asan ? "asan" : "release", values.target);
+const { values } = parseArgs({ options: { target: { type: "string", multiple: true, default: [] } } });
+await buildNativeTests("release", values.target);
