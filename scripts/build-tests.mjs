@@ -4,4 +4,7 @@ import { parseArgs } from "node:util";
 import { buildNativeTests } from "./native-tests.mjs";
 
 const { values } = parseArgs({ options: { target: { type: "string", multiple: true, default: [] } } });
-await buildNativeTests("release", values.target);
+await buildNativeTests("release", values.target).catch((error) => {
+  console.error(error.message);
+  process.exitCode = 1;
+});
