@@ -6,12 +6,24 @@ export class TemplateRefusal extends Error {}
 /** What a template may cost. A template comes with the model from outside, and Jinja can loop without end. */
 const STEPS_AT_LEAST = 2_000_000;
 const STEPS_PER_MESSAGE = 20_000;
-const MAX_RANGE = 1_000_000;
+/** A round of a loop makes scopes and a `loop` object, which costs as much as several expressions. */
+const STEPS_PER_ITEM = 10;
+const CHARACTERS_PER_STEP = 1_000;
+const MAX_RANGE = 100_000;
 
 /** The part of the library's interpreter in use here; its published types do not resolve in an ES module package. */
 interface TreeInterpreter {
-  run(program: unknown): { value: unknown };
-  evaluate(statement: unknown, environment: unknown): unknown;
+  run(program: unknown): TreeValue;
+  evaluate(statement: TreeNode | undefined, environment: unknown): TreeValue;
+}
+interface TreeValue {
+  readonly value: unknown;
+}
+interface TreeNode {
+  readonly type: string;
+  /** What a For loops over; with a condition it is an expression whose `lhs` that is. */
+  readonly iterable?: { readonly lhs?: object };
+  readonly operand?: object;
 }
 const LibraryInterpreter = Interpreter as unknown as new (environment: Environment) => TreeInterpreter;
 
@@ -53,17 +65,36 @@ export class JinjaTemplate {
   }
 }
 
+/** An interpreter that stops after so much work: steps, and the items and characters that a step goes through. */
 class BoundedInterpreter extends LibraryInterpreter {
-  #stepsLeft: number;
+  #workLeft: number;
+  /** Nodes whose value is gone through item by item, where others only pass it on. */
+  readonly #consumed = new WeakSet<object>();
 
-  constructor(environment: Environment, steps: number) {
+  constructor(environment: Environment, work: number) {
     super(environment);
-    this.#stepsLeft = steps;
+    this.#workLeft = work;
   }
 
-  override evaluate(statement: unknown, environment: unknown): unknown {
-    if (this.#stepsLeft-- <= 0) throw new RangeError("the template does not come to an end");
-    return super.evaluate(statement, environment);
+  override evaluate(statement: TreeNode | undefined, environment: unknown): TreeValue {
+    this.#charge(1);
+    if (statement?.type === "For" && statement.iterable !== undefined) {
+      this.#consumed.add(statement.iterable.lhs ?? statement.iterable);
+    }
+    if (statement?.type === "FilterExpression" && statement.operand !== undefined) {
+      this.#consumed.add(statement.operand);
+    }
+    const result = super.evaluate(statement, environment);
+    const { value } = result;
+    const passesOn = statement?.type === "Identifier" && !this.#consumed.has(statement);
+    if (Array.isArray(value) && !passesOn) this.#charge(value.length * STEPS_PER_ITEM);
+    else if (typeof value === "string") this.#charge(value.length / CHARACTERS_PER_STEP);
+    return result;
+  }
+
+  #charge(work: number): void {
+    this.#workLeft -= work;
+    if (this.#workLeft < 0) throw new RangeError("the template does not come to an end");
   }
 }
 

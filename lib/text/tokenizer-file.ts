@@ -19,6 +19,7 @@ export interface TokenizerFile {
 
 /** Ids index arrays here and embedding rows in the model; no vocabulary comes near this size. */
 const MAX_TOKEN_ID = 2 ** 22;
+const MAX_NESTING = 16;
 
 /** Checks the content of tokenizer.json, which comes from outside, as far as this package and the library rely on it. */
 export function checkTokenizerFile(path: string, source: JsonObject): TokenizerFile {
@@ -46,7 +47,9 @@ export function checkTokenizerFile(path: string, source: JsonObject): TokenizerF
   const added = readAddedTokens(path, json.added_tokens);
   for (const [index, token] of added.entries()) define(token.content, token.id, `added_tokens[${index}]`);
   if (tokens.length === 0) throw corruptFile(path, "the vocabulary is empty");
-  checkPostProcessor(path, json.post_processor, ids);
+  checkSteps(path, json.normalizer, "normalizers", checkPattern);
+  checkSteps(path, json.pre_tokenizer, "pretokenizers", checkPattern);
+  checkSteps(path, json.post_processor, "processors", (_path, step) => checkPostProcessor(path, step, ids));
   return { path, json, tokens, ids, added };
 }
 
@@ -110,12 +113,33 @@ function readAddedTokens(path: string, entries: unknown): AddedToken[] {
   });
 }
 
+/** Calls `check` for a step and, in a sequence, for all inside it. */
+function checkSteps(
+  path: string,
+  step: unknown,
+  members: string,
+  check: (path: string, step: JsonObject) => void,
+  depth = 0,
+): void {
+  if (!isJsonObject(step)) return;
+  if (depth > MAX_NESTING) throw corruptFile(path, `"${members}" are nested too deeply`);
+  check(path, step);
+  const inner = step[members];
+  if (step.type !== "Sequence" || inner === undefined) return;
+  if (!Array.isArray(inner)) throw corruptFile(path, `"${members}" must be an array`);
+  for (const next of inner) checkSteps(path, next, members, check, depth + 1);
+}
+
+/** Where the library finds no pattern it only prints a warning, and then loses text. */
+function checkPattern(path: string, { type, pattern }: JsonObject): void {
+  if (type !== "Split" && type !== "Replace") return;
+  if (isJsonObject(pattern) && (typeof pattern.Regex === "string" || typeof pattern.String === "string"))
+    return;
+  throw corruptFile(path, `the pattern of a ${type} must be a Regex or a String`);
+}
+
 /** The library looks special tokens up by their text, and would put `undefined` among the ids for one it lacks. */
-function checkPostProcessor(path: string, processor: unknown, ids: ReadonlyMap<string, number>): void {
-  if (!isJsonObject(processor)) return;
-  if (processor.type === "Sequence" && Array.isArray(processor.processors)) {
-    for (const inner of processor.processors) checkPostProcessor(path, inner, ids);
-  }
+function checkPostProcessor(path: string, processor: JsonObject, ids: ReadonlyMap<string, number>): void {
   if (processor.type !== "TemplateProcessing") return;
   if (!Array.isArray(processor.single)) throw corruptFile(path, '"post_processor.single" must be an array');
   for (const item of processor.single) {

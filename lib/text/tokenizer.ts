@@ -135,9 +135,12 @@ export class Tokenizer {
       "has a decoder that cannot be used",
       () => new PieceDecoder(this.#file.json.decoder),
     );
-    const stream = new StreamDecoder(decoder, (id) => this.#piece(id, options.skipSpecialTokens ?? false));
-    for (const id of prefix) stream.push(id);
-    return stream;
+    // Special tokens of the prefix count even where those of the stream are left out: after one, a text has begun.
+    for (const id of prefix) {
+      const piece = this.#piece(id, false);
+      if (piece !== null) decoder.push(piece);
+    }
+    return new StreamDecoder(decoder, (id) => this.#piece(id, options.skipSpecialTokens ?? false));
   }
 
   /** The token's own spelling in the vocabulary, or undefined for an id without a token. */
