@@ -108,7 +108,7 @@ export class FakeHub {
       const own = { type: "file", path, size: content.length };
       return large ? { ...own, oid: sha("sha1", path), lfs: pointer } : { ...own, oid: this.oid(path) };
     });
-    sendJson(response, 200, [
+    return sendJson(response, 200, [
       { type: "directory", path: "onnx", size: 0, oid: sha("sha1", "onnx") },
       ...entries,
     ]);

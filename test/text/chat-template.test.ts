@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ChatTemplate, type Message } from "../../lib/text/chat-template.js";
 import { Tokenizer } from "../../lib/text/tokenizer.js";
-import { fixtureModel, fixtureModels, readJson, recallModel, sharedPath } from "./models.js";
+import { fixtureModel, fixtureModels, readJson, recallModel } from "./models.js";
 
 const named = { bos: "<s>", eos: "</s>", unk: null, pad: null };
 const user = (content: string): Message => ({ role: "user", content });
@@ -351,17 +351,11 @@ describe("errors while rendering", () => {
 });
 
 describe("the recall model's format", () => {
-  it("is what its data look like", async () => {
-    const path = sharedPath("data/recall");
+  it("is what it was trained on", async () => {
     const template = await load(recallModel);
-    const text = template.render([user("milo age is seven ."), user("milo age ?")], {
-      addGenerationPrompt: true,
-    });
-    expect(text).toBe("<|bos|> user : milo age is seven . user : milo age ? assistant :");
-    if (path === null) return;
-    const tokenizer = await Tokenizer.load(recallModel);
-    expect(
-      tokenizer.encode(text, { addSpecialTokens: false }).includes(tokenizer.tokenToId("<|unk|>") as number),
-    ).toBe(false);
+    const messages = [user("milo age is seven ."), user("milo age ?")];
+    expect(template.render(messages, { addGenerationPrompt: true })).toBe(
+      "<|bos|> user : milo age is seven . user : milo age ? assistant :",
+    );
   });
 });

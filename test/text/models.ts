@@ -11,6 +11,9 @@ export const fixtureModels = ["llama", "llama_bf16", "llama_hd", "llama_plain", 
 /** The trained model that ships with the repository. */
 export const recallModel = join(root, "models/recall-llama");
 
+/** Conversations as that model was trained on, one a line. */
+export const recallData = join(root, "test/fixtures/recall/test.jsonl");
+
 /** Data that are not part of the repository: null, with a word on the console, where they are absent. */
 export function sharedPath(path: string): string | null {
   const full = join(root, "../shared", path);

@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -5,7 +6,15 @@ import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Tokenizer } from "../../lib/text/tokenizer.js";
-import { fixtureModel, fixtureModels, readInt32, readJson, recallModel, sharedPath } from "./models.js";
+import {
+  fixtureModel,
+  fixtureModels,
+  readInt32,
+  readJson,
+  recallData,
+  recallModel,
+  sharedPath,
+} from "./models.js";
 
 const library = (directory: string) => new LibraryTokenizer(readJson(directory, "tokenizer.json"), {});
 
@@ -78,6 +87,14 @@ describe("the recall model's tokenizer", () => {
     expect(ids).toEqual([1, 11, 28, 7, 4, 6, 112, 12, 9, 256, 7, 4, 6, 113, 14, 8, 5, 6]);
     expect([...tokenizer.stopTokenIds]).toEqual([2, 7]);
     expect(tokenizer.named).toEqual({ bos: "<|bos|>", eos: "<|eos|>", unk: null, pad: "<|pad|>" });
+  });
+
+  it("counts tokens as the conversations of its data do", async () => {
+    const tokenizer = await Tokenizer.load(recallModel);
+    const lines = readFileSync(recallData, "utf8").trim().split("\n");
+    for (const { turns, tokens } of lines.map((line) => JSON.parse(line))) {
+      expect(tokenizer.encode(turns.join(" "))).toHaveLength(tokens);
+    }
   });
 
   it("encodes the golden prompt", async () => {
