@@ -6,8 +6,8 @@ import { parseJsonObject } from "../../lib/text/files.js";
 import { Tokenizer } from "../../lib/text/tokenizer.js";
 import { fixtureModel, readJson } from "./models.js";
 
-/** Milliseconds for each property; `npm run test:long` gives more through the environment. */
-const budget = Number(process.env.LONGHAUL_FUZZ_SECONDS ?? 3) * 1000;
+/** Milliseconds for each property; a long run gives more through the environment. */
+const budget = Number(process.env.LONGHAUL_PROPERTY_SECONDS ?? 3) * 1000;
 const limits = { numRuns: 1_000_000, interruptAfterTimeLimit: budget, markInterruptAsFailure: false };
 
 /** Runs `action`, which may only succeed or raise a LonghaulError with one of the codes. */
