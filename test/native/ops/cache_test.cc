@@ -81,6 +81,25 @@ TEST_P(CacheTest, AppendWritesBehindTheRowsHeld) {
   }
 }
 
+TEST_P(CacheTest, AppendRotatesKeysOnly) {
+  AppendCase c = append_case(random, {DType::kF32, 8, {{3}}, 1}, {2}, DType::kF32, true);
+  ASSERT_TRUE(run_append(device(), c).ok());
+  for (int32_t i = 0; i < 2; ++i) {
+    const int64_t from = c.cache.row_begin[0] + i;
+    const std::vector<double> key = c.cache.key(0, 0, 3 + i);
+    const std::vector<double> value = c.cache.value(0, 0, 3 + i);
+    for (int64_t d = 0; d < 4; ++d) {
+      const double cos = c.cos.at({from, d});
+      const double sin = c.sin.at({from, d});
+      const double low = c.k.at({from, 0, d});
+      const double high = c.k.at({from, 0, d + 4});
+      EXPECT_NEAR(key[static_cast<size_t>(d)], low * cos - high * sin, 1e-6);
+      EXPECT_NEAR(key[static_cast<size_t>(d + 4)], high * cos + low * sin, 1e-6);
+      EXPECT_EQ(value[static_cast<size_t>(d)], c.v.at({from, 0, d}));
+    }
+  }
+}
+
 TEST_P(CacheTest, AppendTakesPagesFromTheTopHeadByHead) {
   // Head 0 needs one page, head 1 two: three of the five come off.
   AppendCase c = append_case(random, {DType::kF32, 8, {{16, 1}}, 5}, {33}, DType::kF32, false);

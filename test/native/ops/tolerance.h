@@ -18,9 +18,9 @@ namespace longhaul::testing {
 inline double epsilon(DType dtype) {
   switch (dtype) {
     case DType::kBf16:
-      return 0x1p-9;
+      return 0x1p-8;
     case DType::kF16:
-      return 0x1p-12;
+      return 0x1p-11;
     default:
       return 0x1p-24;
   }
