@@ -126,7 +126,13 @@ void Engine::tell(Event event) {
   {
     std::lock_guard lock(mutex_);
     first = events_.empty();
-    events_.push_back(std::move(event));
+    // A reader who is behind gets the tokens of one task as one event.
+    if (event.kind == EventKind::kTokens && !first && events_.back().kind == EventKind::kTokens &&
+        events_.back().task == event.task) {
+      events_.back().tokens.insert(events_.back().tokens.end(), event.tokens.begin(), event.tokens.end());
+    } else {
+      events_.push_back(std::move(event));
+    }
   }
   // One call for many events: a slow reader finds them all at once.
   if (first) notify_();

@@ -107,19 +107,19 @@ Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> 
                       PassObserver* observer) {
   if (!damage_.ok()) return damage_;
   LONGHAUL_ASSERT(static_cast<int64_t>(tokens.size()) <= policy_.block);
-  std::vector<int32_t> all(tokens.begin(), tokens.end());
-  all.insert(all.end(), observers.begin(), observers.end());
-  std::vector<int32_t> positions(all.size());
+  pass_tokens_.assign(tokens.begin(), tokens.end());
+  pass_tokens_.insert(pass_tokens_.end(), observers.begin(), observers.end());
+  pass_positions_.resize(pass_tokens_.size());
   const int32_t begin = static_cast<int32_t>(tokens_seen_);
   const int32_t end = begin + static_cast<int32_t>(tokens.size());
-  std::iota(positions.begin(), positions.begin() + static_cast<int64_t>(tokens.size()), begin);
-  std::iota(positions.begin() + static_cast<int64_t>(tokens.size()), positions.end(),
+  std::iota(pass_positions_.begin(), pass_positions_.begin() + static_cast<int64_t>(tokens.size()), begin);
+  std::iota(pass_positions_.begin() + static_cast<int64_t>(tokens.size()), pass_positions_.end(),
             policy_.prompt_at_last_position ? end - 1 : end);
 
   const Segment segment{.cache = cache_.get(),
                         .policy = &policy_,
-                        .tokens = all,
-                        .positions = positions,
+                        .tokens = pass_tokens_,
+                        .positions = pass_positions_,
                         .rows = static_cast<int32_t>(tokens.size()),
                         .observers = static_cast<int32_t>(observers.size()),
                         .evict = evict};

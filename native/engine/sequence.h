@@ -73,8 +73,9 @@ class Sequence {
   int64_t tokens_seen_ = 0;
   int32_t tail_rows_ = 0;
   int64_t last_row_ = 0;
-  std::vector<int32_t> recent_;  // the newest tokens, at most `window`, to be fed again
-  Status damage_;                // a pass broke off inside: layers disagree, nothing more can be done with it
+  std::vector<int32_t> recent_;                        // the newest tokens, at most `window`, to be fed again
+  std::vector<int32_t> pass_tokens_, pass_positions_;  // kept between passes: a decode step allocates nothing
+  Status damage_;  // a pass broke off inside: layers disagree, nothing more can be done with it
 };
 
 }  // namespace longhaul

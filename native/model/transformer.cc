@@ -93,7 +93,8 @@ Status Transformer::prepare(PagePool& pool, int64_t rows, int64_t head_capacity,
 Status Transformer::forward(PagePool& pool, std::span<const Segment> segments, PassObserver* observer) {
   LONGHAUL_ASSERT(segments.size() <= kMaxSegments);
   int64_t rows = 0;
-  std::vector<CacheView> views(static_cast<size_t>(config_.layers) * kMaxSegments);
+  std::vector<CacheView>& views = host_views_;
+  views.assign(static_cast<size_t>(config_.layers) * kMaxSegments, CacheView{});
   for (size_t s = 0; s < segments.size(); ++s) {
     const Segment& segment = segments[s];
     const int32_t count = segment.rows + segment.observers;

@@ -94,6 +94,7 @@ class Transformer {
   Tensor views_;               // [layers, sequences] CacheView, as bytes
   Workspace workspace_;
   EvictionScratch eviction_;
+  std::vector<CacheView> host_views_;  // kept between passes: a decode step allocates nothing
 };
 
 }  // namespace longhaul
