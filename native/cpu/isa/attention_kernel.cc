@@ -99,7 +99,7 @@ void weigh_values(const ScoreTile& t, const void* const* values, float* sums) {
 }
 
 void attend_chunk(const ScoreTile& tile, const void* const* values, const SoftmaxRows& out) {
-  score_tile(tile);
+  score_tile(tile, values);
   for (int row = 0; row < tile.rows; ++row) {
     if (tile.visible[row] == 0) {
       out.max[row] = kMinusInfinity;

@@ -27,12 +27,11 @@ constexpr int padded_dim(int dim) {
 
 // Scaled scores of a tile's rows against one chunk of keys.
 struct ScoreTile {
-  const float* q;          // [rows, padded_dim] packed by pack_query
-  const int32_t* visible;  // [rows] keys of the chunk that each row sees, ascending, the last at least 1
-  const void* const*
-      keys;      // [kChunkPages] pages of [kKernelPageRows, dim]; those without a visible row are any page
-  Element type;  // of keys
-  bool pairs;    // q was packed as pairs of bf16
+  const float* q;           // [rows, padded_dim] packed by pack_query
+  const int32_t* visible;   // [rows] keys of the chunk that each row sees, ascending, the last at least 1
+  const void* const* keys;  // [kChunkPages] pages of [kKernelPageRows, dim]; any page where no row sees one
+  Element type;             // of keys
+  bool pairs;               // q was packed as pairs of bf16
   int rows;
   int dim;
   float scale;

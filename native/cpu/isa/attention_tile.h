@@ -73,7 +73,8 @@ LONGHAUL_INLINE const typename Values::Type* chunk_row(const void* const* pages,
 
 // Writes the scaled scores of every row against the keys that the last row sees. Each score is one chain over
 // the dimensions in order, whatever the other rows are.
-void score_tile(const ScoreTile& tile);
+// Pages of `values` are fetched on the way, for later.
+void score_tile(const ScoreTile& tile, const void* const* values = nullptr);
 
 // Largest of a row's first n scores, and the sum of exp(score - max), which replaces the scores if `keep`.
 template <bool keep>

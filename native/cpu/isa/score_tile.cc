@@ -112,8 +112,21 @@ LONGHAUL_INLINE void score_rows(const float* q, int q_stride, const float* keys,
   }
 }
 
+// Asks for the lines of rows [first, first + kBlockKeys) that are not beyond `rows`. Pages lie scattered, so
+// the processor cannot guess the next one.
 template <class Units>
-void score_tile_of(const ScoreTile& t) {
+LONGHAUL_INLINE void fetch_rows(const void* const* pages, int first, int rows, int dim) {
+  constexpr int kLine = 64 / sizeof(typename Units::Type);
+  const int end = first + kBlockKeys < rows ? first + kBlockKeys : rows;
+  for (int row = first; row < end; row += kKernelPageRows) {
+    const auto* values = chunk_row<Units>(pages, row, dim);
+    const int count = (end - row < kKernelPageRows ? end - row : kKernelPageRows) * dim;
+    for (int i = 0; i < count; i += kLine) __builtin_prefetch(values + i, 0, 2);
+  }
+}
+
+template <class Units>
+void score_tile_of(const ScoreTile& t, const void* const* values) {
   const int units = t.dim / Units::kDims;
   const int stride = padded_dim(t.dim);
   const Vec scale = splat(t.scale);
@@ -121,6 +134,8 @@ void score_tile_of(const ScoreTile& t) {
   int row_begin = 0;
   for (int key = 0; key < keys; key += kBlockKeys) {
     while (t.visible[row_begin] <= key) ++row_begin;
+    fetch_rows<Units>(t.keys, key + kBlockKeys, keys, t.dim);
+    if (values != nullptr) fetch_rows<Units>(values, key, keys, t.dim);
     transpose_keys<Units>(t.keys, key, t.dim, t.transposed);
     const auto score = [&]<int kRows>(int row) __attribute__((always_inline)) {
       score_rows<Units, kRows>(t.q + row * stride, stride, t.transposed, units, scale,
@@ -136,11 +151,11 @@ void score_tile_of(const ScoreTile& t) {
 
 }  // namespace
 
-void score_tile(const ScoreTile& tile) {
+void score_tile(const ScoreTile& tile, const void* const* values) {
 #if defined(LONGHAUL_ISA_avx512bf16)
-  if (tile.pairs) return score_tile_of<PairUnits>(tile);
+  if (tile.pairs) return score_tile_of<PairUnits>(tile, values);
 #endif
-  with_values(tile.type, [&]<class Values>(Values) { score_tile_of<ValueUnits<Values>>(tile); });
+  with_values(tile.type, [&]<class Values>(Values) { score_tile_of<ValueUnits<Values>>(tile, values); });
 }
 
 }  // namespace longhaul::LONGHAUL_ISA_NAMESPACE
