@@ -1,0 +1,207 @@
+import { type Answer, type AnswerFeed, AnswerStream } from "./answer.js";
+import { type Addition, Dialogue, isTokenIds, requireMessages } from "./dialogue.js";
+import { invalidOption, LonghaulError, requireInteger, throwIfAborted } from "./errors.js";
+import { type GenerateOptions, type GenerationDefaults, toDrawing } from "./generation.js";
+import { type ConversationMemory, type Policy, toConversationMemory } from "./memory.js";
+import type { NativeModel } from "./native.js";
+import { OperationQueue, type Turn } from "./queue.js";
+import { respond } from "./respond.js";
+import type { Sequence } from "./sequence.js";
+import type { ChatTemplate, Message } from "./text/chat-template.js";
+import type { Tokenizer } from "./text/tokenizer.js";
+
+/** How far an ingest has come. */
+export interface IngestProgress {
+  readonly tokens: number;
+  readonly total: number;
+}
+
+export interface IngestOptions {
+  /** Called after every block. */
+  readonly onProgress?: (progress: IngestProgress) => void;
+  /** Aborts the call, which then rejects with the signal's reason. Blocks that were told of stay. */
+  readonly signal?: AbortSignal;
+}
+
+export interface AskOptions extends GenerateOptions {
+  /**
+   * False: question and answer are forgotten afterwards, so that the next one finds the conversation as this one did.
+   * They must fit what is free of the memory's `tail`. Default true.
+   */
+  readonly remember?: boolean;
+}
+
+/** Text, chat messages, or token ids. */
+export type Input = string | Message | readonly Message[] | readonly number[];
+
+/** What a conversation needs of its engine. */
+export interface ConversationContext {
+  readonly sequence: Sequence;
+  readonly tokenizer: Tokenizer;
+  readonly template: ChatTemplate;
+  readonly model: NativeModel;
+  readonly defaults: GenerationDefaults;
+  readonly policy: Policy;
+  readonly tail: number;
+  readonly system: string | undefined;
+  /** Aborts when the engine is disposed of. */
+  readonly engineClosing: AbortSignal;
+  readonly onDispose: (conversation: Conversation) => void;
+}
+
+const DEFAULT_MAX_TOKENS = 256;
+
+/**
+ * A token stream with a memory of its own. Calls on one conversation run one after the other, in the order in which
+ * they were made; a call that fails or is aborted leaves it usable.
+ */
+export class Conversation {
+  readonly #context: ConversationContext;
+  readonly #dialogue: Dialogue;
+  readonly #queue = new OperationQueue();
+  readonly #closing = new AbortController();
+  #disposal: Promise<void> | undefined;
+
+  /** @internal Made by `Engine.conversation`. */
+  constructor(context: ConversationContext) {
+    this.#context = context;
+    this.#dialogue = new Dialogue(context.tokenizer, context.template, context.system);
+  }
+
+  /** The chat messages so far. Plain text and token ids are not among them. */
+  get messages(): readonly Message[] {
+    return this.#dialogue.messages;
+  }
+
+  /**
+   * Takes in a history without answering: messages in the model's chat format, a text as it is, or token ids. Under a
+   * bounded memory it goes through the model block by block, and each block is evicted down to the budget.
+   *
+   * When it is aborted, the blocks that were told to `onProgress` stay in the conversation as text that belongs to no
+   * message: `memory().tokensSeen` tells how many tokens they are.
+   */
+  async ingest(input: Input, { onProgress, signal }: IngestOptions = {}): Promise<{ tokens: number }> {
+    return this.#enqueue(signal, async (combined) => {
+      const { sequence } = this.#context;
+      const addition = typeof input === "string" ? this.#plain(input) : this.#addition(input, false);
+      const total = addition.ids.length;
+      if (total === 0) throw invalidOption("input", "a text, messages or token ids that are not empty", input);
+      const before = sequence.tokens;
+      const report = onProgress && ((tokens: number) => onProgress({ tokens, total }));
+      try {
+        await sequence.ingest(addition.ids, { signal: combined, onProgress: report });
+      } finally {
+        const taken = sequence.tokens - before;
+        if (taken === total) addition.commit();
+        else this.#dialogue.partly(addition.ids.slice(0, taken));
+      }
+      if (sequence.tokens - before < total) throwIfAborted(combined);
+      return { tokens: total };
+    });
+  }
+
+  /**
+   * Asks, and streams the answer: `for await (const chunk of conversation.ask("..."))`, or `await
+   * conversation.ask("...").result()`. A text is the user's next message; for a model without a chat template, and for
+   * token ids, the model goes on right behind them.
+   *
+   * Leaving the loop early ends the generation, and what was not read is forgotten. (A tail that filled up and was
+   * evicted in the meantime keeps what it took in. The same holds once another call waits: it builds on the whole answer.)
+   */
+  ask(input: Input, options: AskOptions = {}): AnswerStream {
+    return new AnswerStream((feed) => this.answer(input, options, feed));
+  }
+
+  /** @internal `ask` for a feed that somebody else reads. */
+  async answer(input: Input, options: AskOptions, feed: AnswerFeed, plain = false): Promise<Answer> {
+    const drawing = toDrawing(options, this.#context.defaults);
+    const { remember = true } = options;
+    if (typeof remember !== "boolean") throw invalidOption("remember", "true or false", remember);
+    return this.#enqueue(options.signal, async (signal, turn) => {
+      const { sequence, tokenizer } = this.#context;
+      const addition = plain && typeof input === "string" ? this.#plain(input) : this.#addition(input, true);
+      if (addition.ids.length === 0 && sequence.tokens === 0) {
+        throw invalidOption("prompt", "a text, messages or token ids that are not empty", input);
+      }
+      const room = this.#room(addition.ids.length, remember);
+      const dialogue = this.#dialogue;
+      return respond({ sequence, dialogue, tokenizer, addition, drawing, room, remember, feed, turn, signal });
+    });
+  }
+
+  /** Rows and bytes, as of the last step. */
+  memory(): ConversationMemory {
+    this.#requireAlive();
+    const { policy, sequence, model } = this.#context;
+    return toConversationMemory(policy, sequence.memory, model.kvHeads);
+  }
+
+  /** Ends what runs, rejects what waits with ERR_DISPOSED, and gives the memory back. */
+  dispose(): Promise<void> {
+    this.#disposal ??= this.#close();
+    return this.#disposal;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+
+  async #close(): Promise<void> {
+    this.#closing.abort(new LonghaulError("ERR_DISPOSED", "the conversation was disposed of"));
+    await this.#queue.idle();
+    await this.#context.sequence.release();
+    this.#context.onDispose(this);
+  }
+
+  #requireAlive(): void {
+    throwIfAborted(this.#context.engineClosing);
+    throwIfAborted(this.#closing.signal);
+  }
+
+  async #enqueue<T>(
+    signal: AbortSignal | undefined,
+    operation: (signal: AbortSignal, turn: Turn) => Promise<T>,
+  ): Promise<T> {
+    this.#requireAlive();
+    throwIfAborted(signal);
+    const signals = [this.#context.engineClosing, this.#closing.signal];
+    const combined = AbortSignal.any(signal === undefined ? signals : [...signals, signal]);
+    return this.#queue.run((turn) => operation(combined, turn), combined);
+  }
+
+  #plain(text: string): Addition {
+    if (text === "") throw invalidOption("input", "a text that is not empty", text);
+    return this.#dialogue.plain(text);
+  }
+
+  #addition(input: Input, answer: boolean): Addition {
+    if (isTokenIds(input)) return this.#dialogue.tokens(requireTokenIds("tokens", input, this.#context.model));
+    if (typeof input !== "string")
+      return this.#dialogue.turn(requireMessages("input", input as Message[]), answer);
+    if (!this.#dialogue.hasTemplate) return this.#plain(input);
+    if (input === "") throw invalidOption("input", "a text that is not empty", input);
+    return this.#dialogue.turn([{ role: "user", content: input }], answer);
+  }
+
+  /** How many tokens may be drawn when the caller does not say: no more than positions, or a tail to forget, allow. */
+  #room(added: number, remember: boolean): number {
+    const { sequence, model, policy, tail } = this.#context;
+    // The token drawn last takes no row.
+    const positions = model.maxPositions - sequence.tokens - added + 1;
+    const rows = remember || policy === "full" ? positions : tail - sequence.forgettable - added + 1;
+    return Math.max(1, Math.min(DEFAULT_MAX_TOKENS, positions, rows));
+  }
+}
+
+/** Checks token ids against the model's vocabulary. */
+export function requireTokenIds(
+  option: string,
+  ids: readonly number[] | Int32Array,
+  model: NativeModel,
+): readonly number[] {
+  const checked = Array.from(ids);
+  for (const [index, id] of checked.entries()) {
+    requireInteger(`${option}[${index}]`, id, 0, model.vocabularySize - 1);
+  }
+  return checked;
+}

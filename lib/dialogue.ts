@@ -1,0 +1,156 @@
+import { invalidOption } from "./errors.js";
+import type { ChatTemplate, Message } from "./text/chat-template.js";
+import type { Tokenizer } from "./text/tokenizer.js";
+
+/** Tokens to append to a stream, and what the stream means once they are in it. */
+export interface Addition {
+  readonly ids: readonly number[];
+  /** Whether it was written in the model's chat format. */
+  readonly chat: boolean;
+  /** All of `ids` are in the stream. */
+  commit(): void;
+}
+
+/** Enough tokens of a stream for its decoder to know how the next one is written. */
+const PREFIX_TOKENS = 16;
+
+/**
+ * What a token stream says: which messages it holds and how its last turn stands, so that a turn is appended as what
+ * the chat template adds. Plain text and token ids may come between; they stay what they are.
+ */
+export class Dialogue {
+  readonly #tokenizer: Tokenizer;
+  readonly #template: ChatTemplate;
+  /** Templates that print a date print that of the beginning, or earlier text would change. */
+  readonly #now = new Date();
+  #history: Message[] = [];
+  /** The stream behind the last generation prompt, while the last message is an answer of the model. */
+  #generated: string | undefined;
+  /** A system prompt, which templates may want together with the first turn. */
+  #unwritten: readonly Message[];
+  /** The end of the answer that was shown, where its token said more and was forgotten. */
+  #rest = "";
+  #begun = false;
+  #recent: number[] = [];
+
+  constructor(tokenizer: Tokenizer, template: ChatTemplate, system: string | undefined) {
+    this.#tokenizer = tokenizer;
+    this.#template = template;
+    this.#unwritten = system === undefined ? [] : [{ role: "system", content: system }];
+  }
+
+  /** The messages that the stream holds, a system prompt that waits for its first turn included. */
+  get messages(): readonly Message[] {
+    return [...this.#history, ...this.#unwritten];
+  }
+
+  get hasTemplate(): boolean {
+    return this.#template.available;
+  }
+
+  /** The last tokens of the stream once `addition` is in it. */
+  prefixBehind(addition: Addition): number[] {
+    return [...this.#recent, ...addition.ids].slice(-PREFIX_TOKENS);
+  }
+
+  /** `added` in the model's chat format, with what makes it answer if `answer` is set. */
+  turn(added: readonly Message[], answer: boolean): Addition {
+    const messages = [...this.#unwritten, ...added];
+    const { text } = this.#template.append({
+      history: this.#history,
+      ...(this.#generated === undefined ? {} : { generated: this.#generated }),
+      added: messages,
+      addGenerationPrompt: answer,
+      now: this.#now,
+    });
+    const ids = this.#encode(this.#rest + this.#withoutBos(text));
+    return {
+      ids,
+      chat: true,
+      commit: () => {
+        this.#took(ids);
+        this.#history.push(...messages);
+        this.#unwritten = [];
+        this.#generated = undefined;
+      },
+    };
+  }
+
+  /** A text as it is; special tokens are added only where it begins the stream. */
+  plain(text: string): Addition {
+    if (this.#unwritten.length === 0) {
+      return this.tokens(this.#begun ? this.#encode(this.#rest + text) : this.#tokenizer.encode(text));
+    }
+    // A system prompt cannot wait for a turn that may never come.
+    const system = this.turn([], false);
+    const ids = this.#tokenizer.encode(text, { addSpecialTokens: false, continuation: true });
+    const commit = () => {
+      system.commit();
+      this.partly(ids);
+    };
+    return { ids: [...system.ids, ...ids], chat: false, commit };
+  }
+
+  /** Token ids as they are. */
+  tokens(ids: readonly number[]): Addition {
+    return { ids, chat: false, commit: () => this.partly(ids) };
+  }
+
+  /** Only these of an addition's ids are in the stream: they are kept as text that belongs to no message. */
+  partly(ids: readonly number[]): void {
+    if (ids.length === 0) return;
+    if (this.#generated !== undefined) this.#generated += this.#textOf(ids);
+    this.#took(ids);
+  }
+
+  /** The model answered with `ids`, of which `rest` was shown but is not in the stream. */
+  answered(ids: readonly number[], rest: string, chat: boolean): void {
+    const text = this.#textOf(ids) + rest;
+    if (chat) {
+      this.#generated = text;
+      this.#history.push(this.#template.answer(this.#history, text, { now: this.#now }));
+    } else if (this.#generated !== undefined) {
+      this.#generated += text;
+    }
+    this.#took(ids);
+    this.#rest = rest;
+  }
+
+  #took(ids: readonly number[]): void {
+    if (ids.length > 0) {
+      this.#begun = true;
+      this.#rest = "";
+    }
+    this.#recent = [...this.#recent, ...ids].slice(-PREFIX_TOKENS);
+  }
+
+  #encode(text: string): number[] {
+    return this.#tokenizer.encode(text, { addSpecialTokens: false, continuation: this.#begun });
+  }
+
+  /** A template begins with BOS, but a stream that goes on has begun already. */
+  #withoutBos(text: string): string {
+    const { bos } = this.#tokenizer.named;
+    return this.#begun && this.#history.length === 0 && bos && text.startsWith(bos)
+      ? text.slice(bos.length)
+      : text;
+  }
+
+  /** Text of tokens that follow the stream, special tokens included. */
+  #textOf(ids: readonly number[]): string {
+    const decoder = this.#tokenizer.streamDecoder({ prefix: this.#recent });
+    return ids.map((id) => decoder.push(id)).join("") + decoder.flush();
+  }
+}
+
+/** One message, or several. */
+export function requireMessages(option: string, input: Message | readonly Message[]): readonly Message[] {
+  const messages = Array.isArray(input) ? (input as readonly Message[]) : [input as Message];
+  if (messages.length === 0) throw invalidOption(option, "at least one message, text or token id", input);
+  return messages;
+}
+
+/** Whether an array holds token ids; an empty one holds nothing, which is an error. */
+export function isTokenIds(input: unknown): input is readonly number[] {
+  return Array.isArray(input) && input.length > 0 && typeof input[0] === "number";
+}

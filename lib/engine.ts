@@ -1,0 +1,285 @@
+import { AnswerStream } from "./answer.js";
+import { Conversation, type Input, requireTokenIds } from "./conversation.js";
+import { invalidOption, LonghaulError, requireOneOf, requireString, throwIfAborted } from "./errors.js";
+import { type GenerateOptions, type GenerationDefaults, readGenerationDefaults } from "./generation.js";
+import { type DownloadProgress, type ResolveOptions, resolveModel } from "./hub.js";
+import {
+  defaultKvBytes,
+  type EngineMemory,
+  type MemoryOptions,
+  parseBytes,
+  requireThreads,
+  toEngineMemory,
+  toNativePolicy,
+} from "./memory.js";
+import { callNative, type NativeModel } from "./native.js";
+import { Sequence } from "./sequence.js";
+import { TaskRunner } from "./tasks.js";
+import { ChatTemplate } from "./text/chat-template.js";
+import { Tokenizer } from "./text/tokenizer.js";
+
+/** Bytes of the weights that are loaded. */
+export interface WeightsProgress {
+  readonly phase: "load";
+  readonly loaded: number;
+  readonly total: number;
+}
+
+export interface LoadOptions extends Omit<ResolveOptions, "onProgress"> {
+  /** "auto" (default) is the best device there is; "reference" is slow and exact, for comparison. */
+  readonly device?: "auto" | "cpu" | "reference";
+  /** Threads that compute. Default: one per core that this process may use. */
+  readonly threads?: number;
+  /**
+   * Size of the KV pool, which all conversations share: bytes, or "512MB", "2GiB". Default: a quarter of the available
+   * memory, at most 4 GiB, and no more than four conversations of the model's full length could fill.
+   */
+  readonly kvBytes?: number | string;
+  readonly onProgress?: (progress: DownloadProgress | WeightsProgress) => void;
+}
+
+export interface ConversationOptions {
+  /** The system prompt, in the model's chat format. */
+  readonly system?: string;
+  /** Default: everything is kept. */
+  readonly memory?: MemoryOptions;
+  readonly signal?: AbortSignal;
+}
+
+export interface ScoreOptions {
+  /** Also return the logits. Default false: they take vocabulary x tokens floats. */
+  readonly logits?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+export interface Score {
+  readonly tokens: readonly number[];
+  /** logProbs[i]: log-probability of tokens[i + 1] after tokens[0..i]; one fewer than tokens. */
+  readonly logProbs: Float32Array;
+  /** [tokens, vocabulary], row after row. */
+  readonly logits?: Float32Array;
+  /** exp of the mean of -logProbs; NaN for a single token. */
+  readonly perplexity: number;
+}
+
+export interface EmbedOptions {
+  /** The mean over all tokens, or the last one. Default "mean". */
+  readonly pooling?: "mean" | "last";
+  /** Scales each vector to length 1. Default true. */
+  readonly normalize?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+export interface EngineInfo {
+  readonly directory: string;
+  readonly architecture: string;
+  readonly device: { readonly name: "cpu" | "reference"; readonly description: string };
+  /** Of the weights. */
+  readonly dtype: "f32" | "bf16" | "f16";
+  readonly layers: number;
+  readonly hiddenSize: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly vocabularySize: number;
+  readonly maxPositions: number;
+  readonly hasChatTemplate: boolean;
+}
+
+interface Parts {
+  readonly directory: string;
+  readonly device: "cpu" | "reference";
+  readonly runner: TaskRunner;
+  readonly model: NativeModel;
+  readonly tokenizer: Tokenizer;
+  readonly template: ChatTemplate;
+  readonly defaults: GenerationDefaults;
+}
+
+/**
+ * A model in memory, the KV pool of its conversations and the thread that computes. Requests run one at a time, in the
+ * order in which they come. An engine lives until it is disposed of; it does not keep a process alive that waits for
+ * nothing from it.
+ */
+export class Engine {
+  readonly tokenizer: Tokenizer;
+  readonly #parts: Parts;
+  readonly #closing = new AbortController();
+  readonly #conversations = new Set<Conversation>();
+
+  /** Loads a model from a directory, or from the hub ("org/name"), whose missing files are downloaded first. */
+  static async load(model: string, options: LoadOptions = {}): Promise<Engine> {
+    if (typeof options !== "object" || options === null) throw invalidOption("options", "an object", options);
+    const { signal, onProgress } = options;
+    throwIfAborted(signal);
+    const device = chooseDevice(options.device);
+    const threads = requireThreads(options.threads);
+    const kvBytes = options.kvBytes === undefined ? undefined : parseBytes("kvBytes", options.kvBytes);
+    const directory = await resolveModel(model, options);
+    throwIfAborted(signal);
+    const config = callNative((addon) => addon.readConfig(directory));
+    const { runner, loaded } = TaskRunner.start(
+      { directory, device, threads, kvBytes: kvBytes ?? defaultKvBytes(config) },
+      { signal, onEvent: ({ done, total }) => onProgress?.({ phase: "load", loaded: done, total }) },
+    );
+    try {
+      const [weights, text] = await Promise.allSettled([loaded, loadText(directory)]);
+      throwIfAborted(signal);
+      if (weights.status === "rejected") throw weights.reason;
+      if (text.status === "rejected") throw text.reason;
+      const parts = { directory, device, runner, model: runner.native.model(), ...text.value };
+      return new Engine(parts);
+    } catch (error) {
+      await runner.dispose();
+      throw error;
+    }
+  }
+
+  private constructor(parts: Parts) {
+    this.#parts = parts;
+    this.tokenizer = parts.tokenizer;
+  }
+
+  /**
+   * Opens a conversation. A bounded memory is reserved at once: ERR_OUT_OF_MEMORY says what it needs and what is free.
+   */
+  async conversation({ system, memory = {}, signal }: ConversationOptions = {}): Promise<Conversation> {
+    this.#requireAlive(signal);
+    const { runner, tokenizer, template, model, defaults } = this.#parts;
+    if (system !== undefined) requireString("system", system);
+    const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false, continuation: true });
+    const policy = toNativePolicy(memory, model, encode);
+    requireTokenIds("memory.prompt", policy.prompt, model);
+    const sequence = await Sequence.create(runner, policy);
+    if (signal?.aborted) {
+      await sequence.release();
+      throw signal.reason;
+    }
+    const conversation = new Conversation({
+      sequence,
+      tokenizer,
+      template,
+      model,
+      defaults,
+      policy: policy.policy,
+      tail: policy.tail,
+      system,
+      engineClosing: this.#closing.signal,
+      onDispose: (disposed) => this.#conversations.delete(disposed),
+    });
+    this.#conversations.add(conversation);
+    return conversation;
+  }
+
+  /**
+   * Answers once, without a conversation that goes on. A text is continued as it is; messages are put in the model's
+   * chat format; token ids are continued.
+   */
+  generate(prompt: Input, options: GenerateOptions & Pick<ConversationOptions, "memory"> = {}): AnswerStream {
+    return new AnswerStream(async (feed) => {
+      const { memory, signal } = options;
+      const conversation = await this.conversation({
+        ...(memory === undefined ? {} : { memory }),
+        ...(signal === undefined ? {} : { signal }),
+      });
+      try {
+        return await conversation.answer(prompt, options, feed, true);
+      } finally {
+        await conversation.dispose();
+      }
+    });
+  }
+
+  /** How probable each token is after those before it. A text is encoded with the tokenizer's special tokens. */
+  async score(
+    input: string | readonly number[],
+    { logits = false, signal }: ScoreOptions = {},
+  ): Promise<Score> {
+    this.#requireAlive(signal);
+    const { runner, model, tokenizer } = this.#parts;
+    const ids = typeof input === "string" ? tokenizer.encode(input) : input;
+    if (!Array.isArray(ids) || ids.length === 0) throw invalidOption("input", "a text or token ids", input);
+    const tokens = requireTokenIds("tokens", ids, model);
+    const array = Int32Array.from(tokens);
+    const event = await runner.run((native) => native.score(array, logits), { signal });
+    throwIfAborted(signal);
+    const values = event.values ?? new Float32Array();
+    const logProbs = values.slice(0, tokens.length - 1);
+    const perplexity = Math.exp(-logProbs.reduce((sum, value) => sum + value, 0) / logProbs.length);
+    return { tokens, logProbs, perplexity, ...(logits ? { logits: values.slice(tokens.length - 1) } : {}) };
+  }
+
+  /** One vector [hiddenSize] a text: its final hidden states, pooled. */
+  async embed(texts: readonly string[], options: EmbedOptions = {}): Promise<Float32Array[]> {
+    const { normalize = true, signal } = options;
+    this.#requireAlive(signal);
+    const pooling = requireOneOf("pooling", options.pooling ?? "mean", ["mean", "last"]);
+    if (!Array.isArray(texts)) throw invalidOption("texts", "an array of texts", texts);
+    const { runner, tokenizer } = this.#parts;
+    const encoded = texts.map((text, index) => tokenizer.encode(requireString(`texts[${index}]`, text)));
+    const events = await Promise.all(
+      encoded.map((ids) => runner.run((native) => native.embed(Int32Array.from(ids), pooling), { signal })),
+    );
+    throwIfAborted(signal);
+    return events.map(({ values = new Float32Array() }) => (normalize ? toUnitLength(values) : values));
+  }
+
+  info(): EngineInfo {
+    const { directory, device, model, template } = this.#parts;
+    const { device: description, ...shape } = model;
+    return { directory, device: { name: device, description }, ...shape, hasChatTemplate: template.available };
+  }
+
+  /** Bytes, as of the last step. */
+  memory(): EngineMemory {
+    this.#requireAlive();
+    return toEngineMemory(this.#parts.runner.native.memory());
+  }
+
+  /** Rejects everything that is under way with ERR_DISPOSED; resolves when the engine's thread has ended. */
+  async dispose(): Promise<void> {
+    if (!this.#closing.signal.aborted) this.#closing.abort(disposedError());
+    await this.#parts.runner.dispose();
+    await Promise.all([...this.#conversations].map((conversation) => conversation.dispose()));
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+
+  #requireAlive(signal?: AbortSignal): void {
+    throwIfAborted(this.#closing.signal);
+    throwIfAborted(signal);
+  }
+}
+
+function chooseDevice(device: unknown = "auto"): "cpu" | "reference" {
+  if (device === "cuda") {
+    const advice = 'use device "cpu" or "auto"';
+    throw new LonghaulError("ERR_UNSUPPORTED", `device "cuda": this build has no CUDA core; ${advice}`);
+  }
+  const known = requireOneOf("device", device, ["auto", "cpu", "reference"]);
+  return known === "auto" ? "cpu" : known;
+}
+
+async function loadText(directory: string): Promise<Pick<Parts, "tokenizer" | "template" | "defaults">> {
+  const [tokenizer, defaults] = await Promise.all([
+    Tokenizer.load(directory),
+    readGenerationDefaults(directory),
+  ]);
+  const warn = (message: string) => process.emitWarning(message, "LonghaulWarning");
+  return {
+    tokenizer,
+    defaults,
+    template: await ChatTemplate.load(directory, { named: tokenizer.named, warn }),
+  };
+}
+
+function toUnitLength(vector: Float32Array): Float32Array {
+  const length = Math.hypot(...vector);
+  return length > 0 ? vector.map((value) => value / length) : vector;
+}
+
+function disposedError(): LonghaulError {
+  return new LonghaulError("ERR_DISPOSED", "the engine was disposed of");
+}

@@ -1,0 +1,28 @@
+export type { Answer, AnswerStream } from "./answer.js";
+export type { Chunk } from "./answer-text.js";
+export type { AskOptions, Conversation, IngestOptions, IngestProgress, Input } from "./conversation.js";
+export {
+  type ConversationOptions,
+  type EmbedOptions,
+  Engine,
+  type EngineInfo,
+  type LoadOptions,
+  type Score,
+  type ScoreOptions,
+  type WeightsProgress,
+} from "./engine.js";
+export { type ErrorCode, LonghaulError } from "./errors.js";
+export type { GenerateOptions } from "./generation.js";
+export { type DownloadProgress, type ResolveOptions, resolveModel } from "./hub.js";
+export { type Device, type Info, info } from "./info.js";
+export type { ConversationMemory, EngineMemory, MemoryOptions, Policy } from "./memory.js";
+export { ChatTemplate, type Message } from "./text/chat-template.js";
+export { type StreamDecoder, Tokenizer } from "./text/tokenizer.js";
+export {
+  loadTranscript,
+  parseTranscript,
+  type Transcript,
+  type TranscriptOptions,
+  type TranscriptQuestion,
+  type Utterance,
+} from "./transcript.js";

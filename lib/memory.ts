@@ -1,0 +1,196 @@
+import { availableParallelism, freemem } from "node:os";
+import { invalidOption, LonghaulError, requireInteger, requireOneOf } from "./errors.js";
+import type { NativeConfig, NativeEngineMemory, NativePolicy, NativeSequenceMemory } from "./native.js";
+
+/** How a conversation chooses the rows of keys and values that it keeps. */
+export const POLICIES = ["full", "streaming", "snapkv", "snapkv-refed", "keydiff", "patched-prompt"] as const;
+
+/**
+ * - `full`: everything stays, so memory grows with the conversation
+ * - `streaming`: the first `sinks` rows and the newest ones (StreamingLLM)
+ * - `snapkv`: rows that the block's own last `window` tokens attend to, on average (SnapKV)
+ * - `snapkv-refed`: the same with those tokens fed again behind the block and the maximum taken, as EpiCache's code does
+ * - `keydiff`: keys that are least like the mean key of their head (KeyDiff)
+ * - `patched-prompt`: rows that the tokens of `prompt` attend to (EpiCache)
+ */
+export type Policy = (typeof POLICIES)[number];
+
+/** What a conversation may hold. "Rows" are tokens of one KV head in one layer. */
+export interface MemoryOptions {
+  /** Default "full". */
+  readonly policy?: Policy;
+  /** Rows a KV head keeps after an eviction, in every layer or in each. Required for every policy but "full". */
+  readonly budget?: number | readonly number[];
+  /** Tokens of one prefill pass; an eviction follows each. Default 512. */
+  readonly block?: number;
+  /**
+   * Rows of questions, answers and new turns that are kept whole on top of the budget until they fill up and are
+   * evicted. What is in the tail can still be forgotten (`remember: false`). Default 512.
+   */
+  readonly tail?: number;
+  /** Whether the rows of all heads of a layer compete ("pair") or each head keeps `budget` rows ("head"). Default "pair". */
+  readonly level?: "pair" | "head";
+  /** Rows at the start that always stay; "streaming" only. Default 4. */
+  readonly sinks?: number;
+  /** Tokens that observe; "snapkv" and "snapkv-refed" only. Default 32. */
+  readonly window?: number;
+  /** Neighbouring rows whose scores are averaged, odd; "snapkv" only. Default 5. */
+  readonly kernel?: number;
+  /** The text or token ids whose attention decides; "patched-prompt" only, and required there. */
+  readonly prompt?: string | readonly number[];
+}
+
+/** Rows and bytes of one conversation, as its KV pool counts them. */
+export interface ConversationMemory {
+  readonly policy: Policy;
+  /** Tokens that have gone through the model. */
+  readonly tokensSeen: number;
+  /** Rows held now: rows[layer][kvHead]. */
+  readonly rows: readonly (readonly number[])[];
+  /** Bytes of the pages that hold rows now. */
+  readonly bytes: number;
+  /** The most that `bytes` ever was, inside prefill passes too. */
+  readonly peakBytes: number;
+  /** Bytes of the pages set aside for this conversation: `peakBytes` never passes them. */
+  readonly reservedBytes: number;
+  /** Bytes of its page tables, which are not part of the pool. */
+  readonly tableBytes: number;
+}
+
+/** Bytes of an engine. */
+export interface EngineMemory {
+  readonly weights: number;
+  readonly workspace: number;
+  /** Page tables of all conversations. */
+  readonly tables: number;
+  readonly pool: {
+    /** The whole KV pool. */
+    readonly bytes: number;
+    /** Set aside for conversations. */
+    readonly reserved: number;
+    /** In pages that hold rows. */
+    readonly used: number;
+    /** The most that `used` ever was. */
+    readonly peak: number;
+  };
+}
+
+const MAX_INT32 = 2 ** 31 - 1;
+const GIBIBYTE = 2 ** 30;
+
+/** Checks the options and fills in the defaults. `encode` makes token ids of a prompt. */
+export function toNativePolicy(
+  options: MemoryOptions,
+  model: NativeConfig,
+  encode: (text: string) => number[],
+): NativePolicy & { readonly policy: Policy } {
+  if (typeof options !== "object" || options === null) throw invalidOption("memory", "an object", options);
+  const policy = requireOneOf("memory.policy", options.policy ?? "full", POLICIES);
+  const count = (name: "block" | "tail" | "sinks" | "window" | "kernel", fallback: number, min = 1) =>
+    requireInteger(`memory.${name}`, options[name] ?? fallback, min, MAX_INT32);
+  return {
+    policy,
+    level: requireOneOf("memory.level", options.level ?? "pair", ["pair", "head"]),
+    budgets: Int32Array.from(policy === "full" ? [] : budgets(policy, options.budget, model.layers)),
+    block: count("block", Math.min(512, model.maxPositions)),
+    tail: count("tail", 512),
+    sinks: count("sinks", 4, 0),
+    window: count("window", 32),
+    kernel: count("kernel", 5),
+    prompt: Int32Array.from(policy === "patched-prompt" ? promptIds(options.prompt, encode) : []),
+    promptAtLastPosition: false,
+  };
+}
+
+function budgets(policy: Policy, budget: MemoryOptions["budget"], layers: number): number[] {
+  if (budget === undefined) {
+    throw new LonghaulError(
+      "ERR_INVALID_ARGUMENT",
+      `memory.budget is missing: policy "${policy}" needs the rows that a KV head keeps, such as 256`,
+    );
+  }
+  if (!Array.isArray(budget)) return Array(layers).fill(requireInteger("memory.budget", budget, 1, MAX_INT32));
+  if (budget.length !== layers) {
+    throw invalidOption("memory.budget", `a number or one for each of the model's ${layers} layers`, budget);
+  }
+  return budget.map((rows, layer) => requireInteger(`memory.budget[${layer}]`, rows, 1, MAX_INT32));
+}
+
+function promptIds(prompt: MemoryOptions["prompt"], encode: (text: string) => number[]): number[] {
+  const ids = typeof prompt === "string" ? encode(prompt) : prompt;
+  if (Array.isArray(ids) && ids.length > 0) {
+    return ids.map((id, index) => requireInteger(`memory.prompt[${index}]`, id, 0, MAX_INT32));
+  }
+  throw invalidOption(
+    "memory.prompt",
+    'a text or token ids (policy "patched-prompt" scores rows by it)',
+    prompt,
+  );
+}
+
+const UNITS: Readonly<Record<string, number>> = {
+  B: 1,
+  KB: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  KIB: 2 ** 10,
+  MIB: 2 ** 20,
+  GIB: 2 ** 30,
+};
+
+/** Bytes of a number, or of a text such as "512MB" (10^6) or "2GiB" (2^30). */
+export function parseBytes(option: string, value: number | string): number {
+  const match = typeof value === "string" ? /^\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*$/i.exec(value) : null;
+  const unit = match ? UNITS[(match[2] || "B").toUpperCase()] : 1;
+  const bytes = match && unit !== undefined ? Math.floor(Number(match[1]) * unit) : value;
+  if (Number.isSafeInteger(bytes) && (bytes as number) > 0) return bytes as number;
+  throw invalidOption(option, 'a positive number of bytes or a size such as "512MB" or "2GiB"', value);
+}
+
+/**
+ * The KV pool's size when nobody says one: a quarter of the memory that is available to this process, at most 4 GiB,
+ * and no more than four conversations could fill that keep everything up to the model's last position.
+ */
+export function defaultKvBytes(model: NativeConfig): number {
+  // K and V of f32 weights, and the row's position; half of it would do for bf16.
+  const row = model.layers * model.kvHeads * (2 * model.headDim * 4 + 4);
+  const quarter = Math.floor(availableMemory() / 4);
+  return Math.max(1, Math.min(4 * row * (model.maxPositions + 16), quarter, 4 * GIBIBYTE));
+}
+
+/** Bytes that this process may still use, its control group's limit counted where Node tells it. */
+function availableMemory(): number {
+  const { availableMemory: available } = process as { availableMemory?: () => number };
+  return available === undefined ? freemem() : available.call(process);
+}
+
+/** Checks `threads`; 0 stands for one per available core. */
+export function requireThreads(threads: number | undefined): number {
+  if (threads === undefined) return 0;
+  return requireInteger("threads", threads, 1, Math.max(1024, availableParallelism()));
+}
+
+export function toEngineMemory(memory: NativeEngineMemory): EngineMemory {
+  const { weights, workspace, tables, pool, reserved, used, peak } = memory;
+  return { weights, workspace, tables, pool: { bytes: pool, reserved, used, peak } };
+}
+
+export function toConversationMemory(
+  policy: Policy,
+  memory: NativeSequenceMemory,
+  kvHeads: number,
+): ConversationMemory {
+  const rows: number[][] = [];
+  for (let begin = 0; begin < memory.rows.length; begin += kvHeads) {
+    rows.push([...memory.rows.subarray(begin, begin + kvHeads)]);
+  }
+  return {
+    policy,
+    tokensSeen: memory.tokensSeen,
+    rows,
+    bytes: memory.used,
+    peakBytes: memory.peak,
+    reservedBytes: memory.reserved,
+    tableBytes: memory.tables,
+  };
+}

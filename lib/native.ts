@@ -1,0 +1,164 @@
+import { createRequire } from "node:module";
+import { type ErrorCode, LonghaulError } from "./errors.js";
+
+// The only file of lib/ that knows the addon. These are the shapes of src/, taken as they are: values are checked
+// before they come here.
+
+/** What the engine's thread tells of a task. "done" and "failed" are the last event of one. */
+export interface NativeEvent {
+  readonly task: number;
+  readonly kind: "progress" | "tokens" | "done" | "failed";
+  readonly done: number;
+  readonly total: number;
+  readonly tokens?: Int32Array;
+  readonly values?: Float32Array;
+  readonly finish: "none" | "stop" | "length" | "cancelled";
+  readonly sequence: number;
+  readonly code?: ErrorCode;
+  readonly message?: string;
+}
+
+export interface NativeEngineOptions {
+  readonly directory: string;
+  readonly device: string;
+  readonly threads: number;
+  readonly kvBytes: number;
+}
+
+export interface NativePolicy {
+  readonly policy: string;
+  readonly level: string;
+  readonly budgets: Int32Array;
+  readonly block: number;
+  readonly tail: number;
+  readonly sinks: number;
+  readonly window: number;
+  readonly kernel: number;
+  readonly prompt: Int32Array;
+  readonly promptAtLastPosition: boolean;
+}
+
+export interface NativeGenerateOptions {
+  readonly maxTokens: number;
+  readonly temperature: number;
+  readonly topK: number;
+  readonly topP: number;
+  readonly minP: number;
+  readonly repetitionPenalty: number;
+  readonly seed: number;
+  readonly stopTokens: Int32Array;
+  readonly mayEvict: boolean;
+  readonly confirm: boolean;
+}
+
+/** Bytes. */
+export interface NativeEngineMemory {
+  readonly weights: number;
+  readonly workspace: number;
+  readonly tables: number;
+  readonly pool: number;
+  readonly reserved: number;
+  readonly used: number;
+  readonly peak: number;
+}
+
+/** Bytes, but for tokensSeen, tailRows and rows [layers * kvHeads]. */
+export interface NativeSequenceMemory {
+  readonly tokensSeen: number;
+  readonly tailRows: number;
+  readonly reserved: number;
+  readonly used: number;
+  readonly peak: number;
+  readonly tables: number;
+  readonly rows: Int32Array;
+}
+
+export interface NativeConfig {
+  readonly architecture: string;
+  readonly vocabularySize: number;
+  readonly hiddenSize: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly maxPositions: number;
+}
+
+export interface NativeModel extends NativeConfig {
+  readonly dtype: "f32" | "bf16" | "f16";
+  readonly device: string;
+}
+
+/** The methods that return a number start a task and return its id. */
+export interface NativeEngine {
+  createSequence(policy: NativePolicy): number;
+  releaseSequence(sequence: number): number;
+  ingest(sequence: number, tokens: Int32Array): number;
+  generate(sequence: number, tokens: Int32Array, options: NativeGenerateOptions): number;
+  truncate(sequence: number, tokens: number): number;
+  score(tokens: Int32Array, logits: boolean): number;
+  embed(tokens: Int32Array, pooling: "mean" | "last"): number;
+  cancel(task: number): void;
+  confirm(task: number, tokens: number): void;
+  memory(): NativeEngineMemory;
+  sequenceMemory(sequence: number): NativeSequenceMemory;
+  /** After task 0 is done. */
+  model(): NativeModel;
+  dispose(): Promise<void>;
+}
+
+export interface NativeDevice {
+  readonly name: "cpu" | "reference";
+  readonly available: boolean;
+  readonly description: string;
+}
+
+export type KernelInputs = Readonly<Record<string, ArrayBufferView | number | string | boolean | undefined>>;
+export type KernelOutputs = Record<string, Float32Array & Int32Array>;
+
+export interface NativeAddon {
+  /** Task 0 loads the model. */
+  readonly NativeEngine: new (
+    options: NativeEngineOptions,
+    onEvents: (events: NativeEvent[]) => void,
+  ) => NativeEngine;
+  runKernel(op: string, device: string, inputs: KernelInputs): Promise<KernelOutputs>;
+  readConfig(directory: string): NativeConfig;
+  devices(): NativeDevice[];
+}
+
+let addon: NativeAddon | undefined;
+
+/** The addon, loaded at first use, so that a program can say what is wrong when there is none for its machine. */
+export function nativeAddon(): NativeAddon {
+  if (addon !== undefined) return addon;
+  try {
+    addon = createRequire(import.meta.url)("../binding.cjs") as NativeAddon;
+    return addon;
+  } catch (error) {
+    const reason = error instanceof Error ? error.message.split("\n")[0] : String(error);
+    throw new LonghaulError(
+      "ERR_UNSUPPORTED",
+      `the native addon cannot be loaded on ${process.platform}-${process.arch} (${reason}); ` +
+        "build it from source: npm install cmake-js node-addon-api, then npx node-gyp-build in node_modules/longhaul",
+      { cause: error },
+    );
+  }
+}
+
+/** Errors of the addon carry a code; everything else passes as it is. */
+export function fromNative(error: unknown): unknown {
+  if (!(error instanceof Error) || error instanceof LonghaulError) return error;
+  const { code } = error as NodeJS.ErrnoException;
+  return code?.startsWith("ERR_") ? new LonghaulError(code as ErrorCode, error.message) : error;
+}
+
+/** Calls into the addon; its errors come out as LonghaulErrors. */
+export function callNative<T>(call: (addon: NativeAddon) => T): T {
+  const loaded = nativeAddon();
+  try {
+    return call(loaded);
+  } catch (error) {
+    throw fromNative(error);
+  }
+}

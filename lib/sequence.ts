@@ -1,0 +1,109 @@
+import { LonghaulError } from "./errors.js";
+import type { NativeEvent, NativeGenerateOptions, NativePolicy, NativeSequenceMemory } from "./native.js";
+import type { TaskRunner } from "./tasks.js";
+
+interface IngestOptions {
+  readonly signal: AbortSignal;
+  readonly onProgress?: ((tokens: number) => void) | undefined;
+}
+
+interface DrawOptions {
+  readonly signal: AbortSignal;
+  /** `drawn` counts the tokens of this task so far; the task goes on to evict only what was confirmed. */
+  readonly onToken: (token: number, confirm: (drawn: number) => void) => void;
+}
+
+/** One token stream of the native engine, and how many tokens are in it. */
+export class Sequence {
+  readonly #runner: TaskRunner;
+  readonly #id: number;
+  /** Tokens of the stream, the one that was drawn last and has not run yet counted. */
+  #tokens = 0;
+
+  static async create(runner: TaskRunner, policy: NativePolicy): Promise<Sequence> {
+    const event = await runner.run((native) => native.createSequence(policy));
+    return new Sequence(runner, event.sequence);
+  }
+
+  private constructor(runner: TaskRunner, id: number) {
+    this.#runner = runner;
+    this.#id = id;
+  }
+
+  get tokens(): number {
+    return this.#tokens;
+  }
+
+  get memory(): NativeSequenceMemory {
+    return this.#runner.native.sequenceMemory(this.#id);
+  }
+
+  /** The newest tokens that can still be forgotten: those after the last eviction. */
+  get forgettable(): number {
+    const { tokensSeen, tailRows } = this.memory;
+    return tailRows + (this.#tokens - tokensSeen);
+  }
+
+  /** Runs `ids`, or a part of them when the signal aborts: `tokens` tells. */
+  async ingest(ids: readonly number[], { signal, onProgress }: IngestOptions): Promise<void> {
+    const tokens = Int32Array.from(ids);
+    try {
+      await this.#runner.run((native) => native.ingest(this.#id, tokens), {
+        signal,
+        onEvent: (progress: NativeEvent) => onProgress?.(progress.done),
+      });
+    } finally {
+      this.#count();
+    }
+  }
+
+  /** Runs `ids` and draws tokens. Resolves with what ended it. */
+  async generate(
+    ids: readonly number[],
+    options: NativeGenerateOptions,
+    { signal, onToken }: DrawOptions,
+  ): Promise<NativeEvent["finish"]> {
+    const tokens = Int32Array.from(ids);
+    let drawn = 0;
+    const onEvent = (progress: NativeEvent) => {
+      const confirm = (count: number) => this.#runner.native.confirm(progress.task, count);
+      for (const token of progress.tokens ?? []) {
+        drawn++;
+        onToken(token, confirm);
+      }
+    };
+    try {
+      const event = await this.#runner.run((native) => native.generate(this.#id, tokens, options), {
+        signal,
+        onEvent,
+      });
+      return event.finish;
+    } finally {
+      if (drawn > 0) this.#tokens += ids.length + drawn;
+      else this.#count();
+    }
+  }
+
+  /** After a task that left no drawn token waiting: the engine knows how far it came. */
+  #count(): void {
+    // One that never began has left the waiting token where it was.
+    if (!this.#runner.disposed) this.#tokens = Math.max(this.#tokens, this.memory.tokensSeen);
+  }
+
+  /** Forgets the newest `count` tokens. */
+  async forget(count: number): Promise<void> {
+    if (count === 0) return;
+    await this.#runner.run((native) => native.truncate(this.#id, count));
+    this.#tokens -= count;
+  }
+
+  async release(): Promise<void> {
+    if (this.#runner.disposed) return;
+    try {
+      await this.#runner.run((native) => native.releaseSequence(this.#id));
+    } catch (error) {
+      // An engine that goes away takes its sequences along.
+      if (!(error instanceof LonghaulError) || error.code !== "ERR_DISPOSED") throw error;
+    }
+  }
+}

@@ -1,0 +1,164 @@
+#include "convert.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "errors.h"
+
+namespace longhaul {
+namespace {
+
+// Position of a name in the list that an enum follows.
+template <class Enum, size_t N>
+Enum to_enum(const Napi::Object& object, const char* property, const char* const (&names)[N]) {
+  const std::string name = to_text(object, property);
+  const auto found = std::find(std::begin(names), std::end(names), name);
+  if (found == std::end(names)) {
+    throw to_js_error(object.Env(), invalid_argument(std::string(property) + " is unknown: '" + name + "'"));
+  }
+  return static_cast<Enum>(found - std::begin(names));
+}
+
+constexpr const char* kPolicyNames[] = {"full",         "streaming", "snapkv",
+                                        "snapkv-refed", "keydiff",   "patched-prompt"};
+constexpr const char* kLevelNames[] = {"pair", "head"};
+constexpr const char* kKindNames[] = {"progress", "tokens", "done", "failed"};
+constexpr const char* kFinishNames[] = {"none", "stop", "length", "cancelled"};
+
+Napi::Number number(Napi::Env env, int64_t value) {
+  return Napi::Number::New(env, static_cast<double>(value));
+}
+
+template <class Array, class T>
+Array to_typed_array(Napi::Env env, const std::vector<T>& values) {
+  Array array = Array::New(env, values.size());
+  std::copy(values.begin(), values.end(), array.Data());
+  return array;
+}
+
+}  // namespace
+
+std::string to_text(const Napi::Object& object, const char* name) {
+  return object.Get(name).As<Napi::String>().Utf8Value();
+}
+
+double to_number(const Napi::Object& object, const char* name) {
+  return object.Get(name).As<Napi::Number>().DoubleValue();
+}
+
+int32_t to_int32(const Napi::Object& object, const char* name) {
+  return object.Get(name).As<Napi::Number>().Int32Value();
+}
+
+bool to_flag(const Napi::Object& object, const char* name) {
+  return object.Get(name).As<Napi::Boolean>().Value();
+}
+
+std::vector<int32_t> to_tokens(const Napi::Value& value) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
+    throw to_js_error(value.Env(), invalid_argument("token ids must be an Int32Array"));
+  }
+  const Napi::Int32Array array = value.As<Napi::Int32Array>();
+  return std::vector<int32_t>(array.Data(), array.Data() + array.ElementLength());
+}
+
+EngineOptions to_engine_options(const Napi::Object& object) {
+  return {.directory = to_text(object, "directory"),
+          .device = to_text(object, "device"),
+          .threads = to_int32(object, "threads"),
+          .kv_bytes = static_cast<int64_t>(to_number(object, "kvBytes"))};
+}
+
+MemoryPolicy to_memory_policy(const Napi::Object& object) {
+  return {.kind = to_enum<PolicyKind>(object, "policy", kPolicyNames),
+          .level = to_enum<SelectLevel>(object, "level", kLevelNames),
+          .budgets = to_tokens(object.Get("budgets")),
+          .block = to_int32(object, "block"),
+          .tail = to_int32(object, "tail"),
+          .sinks = to_int32(object, "sinks"),
+          .window = to_int32(object, "window"),
+          .pool_kernel = to_int32(object, "kernel"),
+          .prompt = to_tokens(object.Get("prompt")),
+          .prompt_at_last_position = to_flag(object, "promptAtLastPosition")};
+}
+
+GenerateOptions to_generate_options(const Napi::Object& object) {
+  return {.max_tokens = to_int32(object, "maxTokens"),
+          .params = {.temperature = static_cast<float>(to_number(object, "temperature")),
+                     .top_k = to_int32(object, "topK"),
+                     .top_p = static_cast<float>(to_number(object, "topP")),
+                     .min_p = static_cast<float>(to_number(object, "minP")),
+                     .repetition_penalty = static_cast<float>(to_number(object, "repetitionPenalty")),
+                     .seed = static_cast<uint64_t>(to_number(object, "seed"))},
+          .stop_tokens = to_tokens(object.Get("stopTokens")),
+          .may_evict = to_flag(object, "mayEvict"),
+          .confirm = to_flag(object, "confirm")};
+}
+
+Pooling to_pooling(const Napi::Value& value) {
+  return value.As<Napi::String>().Utf8Value() == "last" ? Pooling::kLast : Pooling::kMean;
+}
+
+Napi::Float32Array to_js(Napi::Env env, const std::vector<float>& values) {
+  return to_typed_array<Napi::Float32Array>(env, values);
+}
+
+Napi::Int32Array to_js(Napi::Env env, const std::vector<int32_t>& values) {
+  return to_typed_array<Napi::Int32Array>(env, values);
+}
+
+Napi::Object to_js(Napi::Env env, const Event& event) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("task", number(env, static_cast<int64_t>(event.task)));
+  object.Set("kind", kKindNames[static_cast<size_t>(event.kind)]);
+  object.Set("done", number(env, event.done));
+  object.Set("total", number(env, event.total));
+  if (!event.tokens.empty()) object.Set("tokens", to_js(env, event.tokens));
+  if (!event.values.empty()) object.Set("values", to_js(env, event.values));
+  object.Set("finish", kFinishNames[static_cast<size_t>(event.finish)]);
+  object.Set("sequence", number(env, static_cast<int64_t>(event.sequence)));
+  if (event.kind == EventKind::kFailed) {
+    object.Set("code", error_code(event.status.code()));
+    object.Set("message", event.status.message());
+  }
+  return object;
+}
+
+Napi::Object to_js(Napi::Env env, const EngineMemory& memory) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("weights", number(env, memory.weights_bytes));
+  object.Set("workspace", number(env, memory.workspace_bytes));
+  object.Set("tables", number(env, memory.table_bytes));
+  object.Set("pool", number(env, memory.pool_bytes));
+  object.Set("reserved", number(env, memory.reserved_bytes));
+  object.Set("used", number(env, memory.used_bytes));
+  object.Set("peak", number(env, memory.peak_bytes));
+  return object;
+}
+
+Napi::Object to_js(Napi::Env env, const SequenceMemory& memory) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("tokensSeen", number(env, memory.tokens_seen));
+  object.Set("tailRows", number(env, memory.tail_rows));
+  object.Set("reserved", number(env, memory.reserved_bytes));
+  object.Set("used", number(env, memory.used_bytes));
+  object.Set("peak", number(env, memory.peak_bytes));
+  object.Set("tables", number(env, memory.table_bytes));
+  object.Set("rows", to_js(env, memory.rows));
+  return object;
+}
+
+Napi::Object to_js(Napi::Env env, const ModelConfig& config) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("architecture", name_of(config.architecture));
+  object.Set("vocabularySize", number(env, config.vocab_size));
+  object.Set("hiddenSize", number(env, config.hidden_size));
+  object.Set("layers", number(env, config.layers));
+  object.Set("heads", number(env, config.heads));
+  object.Set("kvHeads", number(env, config.kv_heads));
+  object.Set("headDim", number(env, config.head_dim));
+  object.Set("maxPositions", number(env, config.max_positions));
+  return object;
+}
+
+}  // namespace longhaul
