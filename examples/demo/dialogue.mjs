@@ -8,7 +8,10 @@ export function loadLexicon() {
   const raw = JSON.parse(readFileSync(lexiconFile, "utf8"));
   const split = (byTopic) =>
     Object.fromEntries(
-      Object.entries(byTopic).map(([topic, words]) => [topic, typeof words === "string" ? words.split(" ") : words]),
+      Object.entries(byTopic).map(([topic, words]) => [
+        topic,
+        typeof words === "string" ? words.split(" ") : words,
+      ]),
     );
   return { ...raw, entities: split(raw.entities), topic_words: split(raw.topic_words) };
 }

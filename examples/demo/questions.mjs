@@ -1,0 +1,27 @@
+// What is asked about a dialogue, and the prompt that stands in for questions nobody has asked yet.
+import { seededRandom } from "./dialogue.mjs";
+
+/** `number` facts of a dialogue, evenly spread over it: a memory that forgets the beginning must not look good. */
+export function chooseQuestions(facts, number) {
+  const wanted = Math.min(number, facts.length);
+  return Array.from(
+    { length: wanted },
+    (_, index) => facts[Math.floor(((index + 0.5) * facts.length) / wanted)],
+  );
+}
+
+/**
+ * The prompt of the policy patched-prompt: questions in the dialogue's style, about random entities and attributes.
+ * None of them is about a fact of the dialogue, so it tells the policy what questions look like, not what will be asked.
+ */
+export function observingPrompt({ lexicon, facts, seed, questions }) {
+  const random = seededRandom(seed);
+  const stated = new Set(facts.map(({ entity, attribute }) => `${entity} ${attribute}`));
+  const entities = Object.values(lexicon.entities).flat();
+  const parts = [];
+  while (parts.length < questions) {
+    const question = `${random.pick(entities)} ${random.pick(lexicon.attributes)}`;
+    if (!stated.has(question)) parts.push(`user : ${question} ? assistant :`);
+  }
+  return parts.join(" ");
+}

@@ -1,0 +1,57 @@
+// The demo's table.
+import { cpus } from "node:os";
+import Table from "cli-table3";
+
+export function introduction({ dialogues, tokens, asked, model }) {
+  return `${dialogues} dialogues of about ${tokens} tokens, ${asked} questions about facts stated in them, answered by ${model}
+on ${cpus()[0]?.model.trim() ?? "an unknown CPU"}, ${cpus().length} cores. The first row keeps every key and value (full KV); the others may keep only
+"budget" rows per KV head and layer, and choose which without knowing the questions.
+`;
+}
+
+export function table(results) {
+  const grid = new Table({
+    head: [
+      "policy",
+      "budget",
+      "answers right",
+      "peak KV",
+      "rows kept",
+      "prefill tok/s",
+      "decode tok/s",
+      "first token",
+    ],
+    colAligns: ["left", "right", "right", "right", "right", "right", "right", "right"],
+    style: { head: [], border: [], compact: true },
+  });
+  for (const result of results) {
+    grid.push([
+      result.policy,
+      result.budget ?? "-",
+      `${result.right}/${result.asked}  ${percent(result.right / result.asked)}`,
+      kibibytes(result.peakBytes),
+      percent(result.rowsKept),
+      Math.round(result.prefillTokensPerSecond),
+      Math.round(result.decodeTokensPerSecond),
+      `${result.firstTokenMs.toFixed(1)} ms`,
+    ]);
+  }
+  return grid.toString();
+}
+
+export function explanation({ block, promptQuestions }) {
+  return `
+How to read it: "answers right" counts answers with the very value that was stated. "peak KV" is the most that keys and
+values of one conversation ever took, inside prefill passes (blocks of ${block} tokens) too: full KV grows with the history, the
+others do not. "first token" is the median time from asking to the first token of the answer.
+patched-prompt scores rows by the attention of ${promptQuestions} made-up questions, none of them about a fact of the dialogue.
+This model's fact tokens are outliers among the keys, which KeyDiff rewards: do not take the order of policies for a general one.`;
+}
+
+function percent(share) {
+  return `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+}
+
+function kibibytes(bytes) {
+  return bytes < 1024 * 1024 ? `${Math.round(bytes / 1024)} KiB` : `${(bytes / 1024 / 1024).toFixed(1)} MiB`;
+}

@@ -1,0 +1,96 @@
+import { LonghaulError } from "../errors.js";
+import type { Conversation, Engine } from "../index.js";
+import { loadTranscript } from "../transcript.js";
+import { type Arguments, UsageError } from "./arguments.js";
+import { Interrupted, interruptible } from "./interrupt.js";
+import { openLines } from "./lines.js";
+import { readMemoryOptions, readSamplingOptions } from "./options.js";
+import { answerLine, ingestWithProgress, memoryLine, streamAnswer, withEngine } from "./session.js";
+import { dim, note } from "./terminal.js";
+
+const HELP = `/memory  what the conversation holds, layer by layer
+/reset   start over with an empty memory
+/quit    leave, as Ctrl-D does
+Ctrl-C   stop the answer; at the prompt: leave`;
+
+/** `longhaul chat`: a conversation in the terminal. */
+export async function run(values: Arguments): Promise<void> {
+  const options = readSamplingOptions(values);
+  const start = await readStart(values);
+  await interruptible((signal) =>
+    withEngine(values, signal, async (engine) => {
+      let conversation = await start(engine, signal);
+      note(dim(`${memoryLine(conversation)}\n/help lists the commands`));
+      const lines = openLines();
+      try {
+        for (;;) {
+          const line = await lines.next("> ", signal);
+          if (line === null || line.trim() === "/quit") return;
+          if (line.trim() === "") continue;
+          if (line.trim() === "/reset") {
+            await conversation.dispose();
+            conversation = await start(engine, signal);
+            note(dim(memoryLine(conversation)));
+          } else if (line.startsWith("/")) {
+            command(line.trim(), conversation);
+          } else {
+            await answer(conversation, line, options);
+            note(dim(memoryLine(conversation)));
+          }
+        }
+      } finally {
+        lines.close();
+      }
+    }),
+  );
+}
+
+/** What makes the conversation that a chat starts with, its history taken in. */
+async function readStart(values: Arguments) {
+  const memory = readMemoryOptions(values);
+  const system = values.text("system");
+  const path = values.text("history");
+  const sample = values.text("sample");
+  if (sample !== undefined && path === undefined) throw new UsageError("--sample needs a --history");
+  const transcript =
+    path === undefined ? undefined : await loadTranscript(path, sample === undefined ? {} : { sample });
+  return async (engine: Engine, signal: AbortSignal): Promise<Conversation> => {
+    const conversation = await engine.conversation(system === undefined ? { memory } : { system, memory });
+    if (transcript !== undefined)
+      await ingestWithProgress(
+        conversation,
+        transcript.format === "messages" ? transcript.messages : transcript.text,
+        signal,
+      );
+    return conversation;
+  };
+}
+
+/** Streams one answer. Ctrl-C ends the answer, not the chat. */
+async function answer(
+  conversation: Conversation,
+  text: string,
+  options: ReturnType<typeof readSamplingOptions>,
+): Promise<void> {
+  try {
+    const result = await interruptible((signal) =>
+      streamAnswer(conversation.ask(text, { ...options, signal }), true),
+    );
+    note(dim(answerLine(result)));
+  } catch (error) {
+    if (error instanceof Interrupted && error.signal === "SIGINT") note(dim("stopped"));
+    // At a terminal there is somebody to decide what to do about it; a script must hear of it.
+    else if (error instanceof LonghaulError && process.stdin.isTTY)
+      note(`longhaul: ${error.code}: ${error.message}`);
+    else throw error;
+  }
+}
+
+function command(line: string, conversation: Conversation): void {
+  if (line === "/help") note(HELP);
+  else if (line === "/memory") {
+    const { rows } = conversation.memory();
+    note(memoryLine(conversation));
+    for (const [layer, heads] of rows.entries()) note(`  layer ${layer}: ${heads.join(" ")} rows`);
+  } else note(`unknown command ${line.split(" ")[0]}; /help lists them`);
+}

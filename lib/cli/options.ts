@@ -1,0 +1,184 @@
+import { POLICIES, parseBytes } from "../memory.js";
+import { type Arguments, type OptionSpecs, UsageError } from "./arguments.js";
+
+const DEVICES = ["auto", "cpu", "reference"] as const;
+const LEVELS = ["pair", "head"] as const;
+
+export const helpOption: OptionSpecs = {
+  help: { type: "boolean", short: "h", help: "this text" },
+};
+
+export const jsonOption: OptionSpecs = {
+  json: { type: "boolean", help: "print one JSON document on stdout instead of text" },
+};
+
+export const engineOptions: OptionSpecs = {
+  device: { type: "string", value: DEVICES.join("|"), help: "what computes; default auto", group: "Engine" },
+  threads: {
+    type: "string",
+    value: "N",
+    help: "threads of the CPU; default one per available core",
+    group: "Engine",
+  },
+  "kv-bytes": {
+    type: "string",
+    value: "SIZE",
+    help: "size of the KV pool, such as 512MB or 2GiB; default at most a quarter of the free memory",
+    group: "Engine",
+  },
+};
+
+export const samplingOptions: OptionSpecs = {
+  "max-tokens": { type: "string", value: "N", help: "longest answer", group: "Answer" },
+  temperature: {
+    type: "string",
+    value: "X",
+    help: "0 always takes the most likely token",
+    group: "Answer",
+  },
+  "top-k": { type: "string", value: "N", help: "draw among the N most likely tokens", group: "Answer" },
+  "top-p": {
+    type: "string",
+    value: "X",
+    help: "draw among the most likely tokens that sum up to X",
+    group: "Answer",
+  },
+  "min-p": {
+    type: "string",
+    value: "X",
+    help: "draw among tokens with at least X times the top probability",
+    group: "Answer",
+  },
+  "repetition-penalty": {
+    type: "string",
+    value: "X",
+    help: "above 1 makes tokens that were there less likely",
+    group: "Answer",
+  },
+  seed: { type: "string", value: "N", help: "makes drawing repeatable", group: "Answer" },
+};
+
+export const memoryOptions: OptionSpecs = {
+  policy: {
+    type: "string",
+    value: "NAME",
+    help: `what the KV cache keeps: ${POLICIES.join(", ")}; default full`,
+    group: "Memory",
+  },
+  budget: {
+    type: "string",
+    value: "ROWS",
+    help: "rows kept per KV head in each layer; a comma-separated list gives each layer its own",
+    group: "Memory",
+  },
+  block: {
+    type: "string",
+    value: "TOKENS",
+    help: "tokens of one prefill pass, with an eviction after each; default 512",
+    group: "Memory",
+  },
+  tail: {
+    type: "string",
+    value: "TOKENS",
+    help: "rows for questions, answers and new turns before they are evicted too; default 512",
+    group: "Memory",
+  },
+  level: {
+    type: "string",
+    value: LEVELS.join("|"),
+    help: "head: every head keeps the budget; pair: the heads of a layer compete for it; default pair",
+    group: "Memory",
+  },
+  sinks: {
+    type: "string",
+    value: "N",
+    help: "streaming: first rows that always stay; default 4",
+    group: "Memory",
+  },
+  window: {
+    type: "string",
+    value: "N",
+    help: "snapkv: last queries that score a block; default 32",
+    group: "Memory",
+  },
+  kernel: {
+    type: "string",
+    value: "N",
+    help: "snapkv: neighbouring scores averaged, odd; default 5",
+    group: "Memory",
+  },
+  "patched-prompt": {
+    type: "string",
+    value: "TEXT",
+    help: "patched-prompt: the text whose attention scores a block",
+    group: "Memory",
+  },
+};
+
+/** The options of `Engine.load`. */
+export function readEngineOptions(values: Arguments) {
+  return defined({
+    device: values.choice("device", DEVICES),
+    threads: values.integer("threads", 1),
+    kvBytes: readBytes(values, "kv-bytes"),
+  });
+}
+
+/** The options of `conversation.ask` and `engine.generate` that say how tokens are drawn. */
+export function readSamplingOptions(values: Arguments) {
+  return defined({
+    maxTokens: values.integer("max-tokens", 1),
+    temperature: values.number("temperature", 0),
+    topK: values.integer("top-k", 0),
+    topP: values.number("top-p", 0, 1),
+    minP: values.number("min-p", 0, 1),
+    repetitionPenalty: values.number("repetition-penalty", 0),
+    seed: values.integer("seed", 0),
+  });
+}
+
+/** The option `memory` of `engine.conversation`. An option that the policy would ignore is a usage error. */
+export function readMemoryOptions(values: Arguments) {
+  const policy = values.choice("policy", POLICIES) ?? "full";
+  const evicting = POLICIES.filter((name) => name !== "full");
+  for (const option of ["budget", "tail", "level"]) belongsTo(values, policy, option, evicting);
+  if (policy !== "full" && !values.has("budget")) throw new UsageError(`--policy ${policy} needs a --budget`);
+  belongsTo(values, policy, "sinks", ["streaming"]);
+  belongsTo(values, policy, "window", ["snapkv", "snapkv-refed"]);
+  belongsTo(values, policy, "kernel", ["snapkv"]);
+  belongsTo(values, policy, "patched-prompt", ["patched-prompt"]);
+  if (policy === "patched-prompt" && !values.has("patched-prompt"))
+    throw new UsageError("--policy patched-prompt needs a --patched-prompt");
+  return defined({
+    policy,
+    budget: values.integers("budget", 1),
+    block: values.integer("block", 1),
+    tail: values.integer("tail", 1),
+    level: values.choice("level", LEVELS),
+    sinks: values.integer("sinks", 0),
+    window: values.integer("window", 1),
+    kernel: values.integer("kernel", 1),
+    prompt: values.text("patched-prompt"),
+  });
+}
+
+function readBytes(values: Arguments, option: string): number | undefined {
+  const text = values.text(option);
+  try {
+    return text === undefined ? undefined : parseBytes(`--${option}`, text);
+  } catch (error) {
+    throw new UsageError((error as Error).message, { cause: error });
+  }
+}
+
+function belongsTo(values: Arguments, policy: string, option: string, policies: readonly string[]): void {
+  if (values.has(option) && !policies.includes(policy))
+    throw new UsageError(`--${option} does nothing for --policy ${policy}, only for ${policies.join(", ")}`);
+}
+
+/** Without the keys whose value is undefined, so that the library's defaults apply. */
+function defined<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>;
+  };
+}
