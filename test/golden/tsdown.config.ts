@@ -1,0 +1,11 @@
+import { defineConfig } from "tsdown";
+
+// The part of `npm run fixtures` that needs lib/: bundled beside the other build outputs, never published.
+export default defineConfig({
+  entry: { main: "main.ts" },
+  outDir: "../../build/fixtures",
+  format: "esm",
+  platform: "node",
+  target: "node20",
+  dts: false,
+});
