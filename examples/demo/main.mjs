@@ -16,7 +16,7 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 const HELP = `npm run demo -- [options]: what a small model remembers of long dialogues in little memory
 
   --tokens N        length of a dialogue; default 2048, the model is trained to 4096
-  --dialogues N     how many; default 2
+  --dialogues N     how many; default 4
   --questions N     questions about each; default 32
   --policies A,B    of ${POLICIES.join(", ")};
                     default streaming,snapkv,keydiff,patched-prompt
@@ -63,7 +63,7 @@ function readOptions() {
   return {
     help: values.help === true,
     tokens: integer("tokens", values.tokens ?? "2048", 64),
-    dialogues: integer("dialogues", values.dialogues ?? "2", 1),
+    dialogues: integer("dialogues", values.dialogues ?? "4", 1),
     questions: integer("questions", values.questions ?? "32", 1),
     policies,
     budgets: (values.budgets ?? "64,128,256").split(",").map((text) => integer("budgets", text, 1)),
@@ -80,10 +80,10 @@ async function main() {
   if (options.help) return process.stdout.write(HELP);
   const { tokens, block, device, threads, seed } = options;
   const lexicon = loadLexicon();
-  const promptQuestions = 8;
+  const promptPairs = 48;
   const dialogues = Array.from({ length: options.dialogues }, (_, index) => {
     const { text, facts } = generateDialogue({ tokens, seed: seed + index, lexicon });
-    const prompt = observingPrompt({ lexicon, facts, seed: seed + index + 1000, questions: promptQuestions });
+    const prompt = observingPrompt({ lexicon, facts, seed: seed + index + 1000, pairs: promptPairs });
     return { text, prompt, asked: chooseQuestions(facts, options.questions) };
   });
   const asked = dialogues.reduce((sum, dialogue) => sum + dialogue.asked.length, 0);
@@ -104,9 +104,9 @@ async function main() {
       results.push(await measure(engine, dialogues, memory));
     }
     if (process.stderr.isTTY) process.stderr.write("\r\u001b[K");
-    process.stdout.write(`\n${table(results)}\n${explanation({ block, promptQuestions })}\n`);
+    process.stdout.write(`\n${table(results)}\n${explanation({ block, promptPairs })}\n`);
 
-    const settings = { tokens, dialogues: options.dialogues, asked, block, tail: 64, seed, promptQuestions };
+    const settings = { tokens, dialogues: options.dialogues, asked, block, tail: 64, seed, promptPairs };
     const machine = {
       cpu: cpus()[0]?.model.trim(),
       cores: availableParallelism(),

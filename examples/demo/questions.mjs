@@ -11,17 +11,18 @@ export function chooseQuestions(facts, number) {
 }
 
 /**
- * The prompt of the policy patched-prompt: questions in the dialogue's style, about random entities and attributes.
- * None of them is about a fact of the dialogue, so it tells the policy what questions look like, not what will be asked.
+ * The prompt of the policy patched-prompt: what questions consist of in this language, random pairs of an entity and
+ * an attribute. None of them is a fact of the dialogue, so it tells the policy what questions look like, not what will
+ * be asked.
  */
-export function observingPrompt({ lexicon, facts, seed, questions }) {
+export function observingPrompt({ lexicon, facts, seed, pairs }) {
   const random = seededRandom(seed);
   const stated = new Set(facts.map(({ entity, attribute }) => `${entity} ${attribute}`));
   const entities = Object.values(lexicon.entities).flat();
-  const parts = [];
-  while (parts.length < questions) {
-    const question = `${random.pick(entities)} ${random.pick(lexicon.attributes)}`;
-    if (!stated.has(question)) parts.push(`user : ${question} ? assistant :`);
+  const chosen = [];
+  while (chosen.length < pairs) {
+    const pair = `${random.pick(entities)} ${random.pick(lexicon.attributes)}`;
+    if (!stated.has(pair)) chosen.push(pair);
   }
-  return parts.join(" ");
+  return chosen.join(" ");
 }
