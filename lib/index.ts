@@ -15,6 +15,7 @@ export { type ErrorCode, LonghaulError } from "./errors.js";
 export type { GenerateOptions } from "./generation.js";
 export { type DownloadProgress, type ResolveOptions, resolveModel } from "./hub.js";
 export { type Device, type Info, info } from "./info.js";
+export * as kernels from "./kernels.js";
 export type { ConversationMemory, EngineMemory, MemoryOptions, Policy } from "./memory.js";
 export { ChatTemplate, type Message } from "./text/chat-template.js";
 export { type StreamDecoder, Tokenizer } from "./text/tokenizer.js";

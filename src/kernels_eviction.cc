@@ -71,7 +71,7 @@ void select(KernelCall& call) {
 void compact(KernelCall& call) {
   KernelCache cache(call);
   const HostArray* counts = call.host("keptCount", HostArray::Kind::kI32, {cache.kv_heads()});
-  call.require_below("keptCount", counts, int64_t{cache.shortest()} + 1);
+  call.require_below("keptCount", counts, cache.capacity() + 1);
   const HostArray* kept = call.host("kept", HostArray::Kind::kI32, {cache.kv_heads(), cache.capacity()});
   call.require_below("kept", kept, cache.capacity());
   const CompactArgs args{.pages = cache.pages(),
