@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { type Addon, runAddon } from "./addon.js";
 import { type Case, findCases } from "./cases.js";
 import { NATIVE_KINDS, runNative } from "./native.js";
 import { Report } from "./report.js";
@@ -21,16 +22,25 @@ Exit code: 0 all passed, 1 something failed, 2 asked for a case or kind that is 
 const FAILED = 1;
 const NOT_UNDERSTOOD = 2;
 
-export interface Options {
-  readonly device: string;
+const DEVICES = ["cpu", "reference"] as const;
+
+interface Options {
+  readonly device: (typeof DEVICES)[number];
   /** Empty: all. */
   readonly kinds: readonly string[];
   readonly json: boolean;
   readonly paths: readonly string[];
 }
 
-/** `program`: the golden program. Resolves with the exit code. */
-export async function main(args: readonly string[], program: string): Promise<number> {
+/** What is under test, as it was built. */
+export interface Built {
+  /** The golden program. */
+  readonly program: string;
+  readonly loadAddon: () => Promise<Addon>;
+}
+
+/** Resolves with the exit code. */
+export async function main(args: readonly string[], built: Built): Promise<number> {
   let options: Options | undefined;
   try {
     options = parseOptions(args);
@@ -42,7 +52,7 @@ export async function main(args: readonly string[], program: string): Promise<nu
     console.log(USAGE);
     return 0;
   }
-  return run(options, program);
+  return run(options, built);
 }
 
 /** Undefined when help was asked for. */
@@ -58,18 +68,20 @@ function parseOptions(args: readonly string[]): Options | undefined {
     },
   });
   if (values.help) return undefined;
+  const device = DEVICES.find((known) => known === values.device);
+  if (device === undefined) throw new Error(`unknown device "${values.device}": ${DEVICES.join(" or ")}`);
   if (positionals.length === 0) throw new Error("which DIRECTORY?");
   // npm changes to the package's root; paths are meant from where its user stands.
   const from = process.env.npm_lifecycle_event === "fixtures" ? (process.env.INIT_CWD ?? ".") : ".";
   return {
-    device: values.device,
+    device,
     kinds: values.kind?.split(",").filter((kind) => kind !== "") ?? [],
     json: values.json,
     paths: positionals.map((path) => resolve(from, path)),
   };
 }
 
-async function run(options: Options, program: string): Promise<number> {
+async function run(options: Options, { program, loadAddon }: Built): Promise<number> {
   const report = new Report(options.json);
   let understood = true;
   const notUnderstood = (message: string) => {
@@ -99,7 +111,15 @@ async function run(options: Options, program: string): Promise<number> {
     const code = await runNative(report, { program, device: options.device, kinds, paths });
     understood &&= code !== NOT_UNDERSTOOD;
   }
-  for (const one of cases) await runHere(report, one);
+  for (const one of cases.filter(({ kind }) => kind === "model")) {
+    await failing(report, one, "text", () => runText(report, one));
+  }
+  if (native.some(({ kind }) => kind !== undefined)) {
+    const nothing = { name: "", kind: "" };
+    await failing(report, nothing, "addon", async () =>
+      runAddon(report, await loadAddon(), options.device, native),
+    );
+  }
   for (const one of cases.filter((one) => !isNative(one))) {
     const kind = one.kind ?? "";
     report.skip({ case: one.name, kind, skipped: `kind ${kind} is not understood by this build` });
@@ -111,22 +131,18 @@ async function run(options: Options, program: string): Promise<number> {
   return understood ? 0 : NOT_UNDERSTOOD;
 }
 
-/** What of a case is TypeScript. */
-async function runHere(report: Report, one: Case): Promise<void> {
-  if (one.kind !== "model") return;
+/** An error that `action` throws is a failed line. */
+async function failing(
+  report: Report,
+  { name, kind }: Pick<Case, "name" | "kind">,
+  quantity: string,
+  action: () => Promise<void>,
+): Promise<void> {
   try {
-    await runText(report, one);
+    await action();
   } catch (error) {
     const where = messageOf(error);
-    report.quantity({
-      case: one.name,
-      kind: "model",
-      quantity: "text",
-      error: null,
-      limit: 0,
-      pass: false,
-      where,
-    });
+    report.quantity({ case: name, kind: kind ?? "", quantity, error: null, limit: 0, pass: false, where });
   }
 }
 

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { ChatTemplate } from "../../lib/text/chat-template.js";
 import { Tokenizer } from "../../lib/text/tokenizer.js";
 import type { Case } from "./cases.js";
+import { differing } from "./limits.js";
 import type { Report } from "./report.js";
 import { Safetensors } from "./safetensors.js";
 
@@ -31,13 +32,3 @@ export async function runText(report: Report, model: Case): Promise<void> {
 }
 
 const codePoints = (text: string) => Array.from(text, (character) => character.codePointAt(0) ?? 0);
-
-/** How many elements differ, and the first of them. */
-function differing(got: ArrayLike<number>, reference: ArrayLike<number>) {
-  const length = Math.max(got.length, reference.length);
-  const at = Array.from({ length }, (_, i) => i).filter((i) => got[i] !== reference[i]);
-  const first = at[0];
-  const pass = first === undefined;
-  const where = pass ? {} : { where: `[${first}]: ${got[first]} instead of ${reference[first]}` };
-  return { error: at.length, limit: 0, pass, ...where };
-}
