@@ -24,11 +24,8 @@ export async function run(values: Arguments): Promise<void> {
       const ingestMs = await ingestWithProgress(conversation, history, signal);
       const answers = [];
       for (const question of questions) {
-        if (!json) process.stdout.write(`Q: ${question}\nA: `);
-        const result = await streamAnswer(
-          conversation.ask(question, { ...options, signal, remember: false }),
-          !json,
-        );
+        const answer = conversation.ask(question, { ...options, signal, remember: false });
+        const result = await streamAnswer(answer, !json, `Q: ${question}\nA: `);
         note(dim(answerLine(result)));
         answers.push({ question, ...result });
       }

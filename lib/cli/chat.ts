@@ -9,7 +9,7 @@ import { answerLine, ingestWithProgress, memoryLine, streamAnswer, withEngine } 
 import { dim, note } from "./terminal.js";
 
 const HELP = `/memory  what the conversation holds, layer by layer
-/reset   start over with an empty memory
+/reset   start over, from the history if there is one
 /quit    leave, as Ctrl-D does
 Ctrl-C   stop the answer; at the prompt: leave`;
 

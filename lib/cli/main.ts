@@ -9,6 +9,9 @@ import { packageVersion } from "./package.js";
 const FAILED = 1;
 const WRONG_USAGE = 2;
 
+/** Where to read about what was wrong. */
+let helpCommand = "longhaul --help";
+
 async function main(args: readonly string[]): Promise<void> {
   const [first, ...rest] = args;
   if (first === "--version" || first === "-v") {
@@ -30,6 +33,7 @@ async function main(args: readonly string[]): Promise<void> {
       `unknown ${kind} ${name}${meant === undefined ? `; the commands are ${names.join(", ")}` : `, did you mean ${meant}?`}`,
     );
   }
+  helpCommand = `longhaul ${name} --help`;
   // Asking for help is never wrong, whatever else is on the line.
   const end = words.indexOf("--");
   if (words.slice(0, end < 0 ? undefined : end).some((word) => word === "--help" || word === "-h")) {
@@ -46,7 +50,7 @@ function fail(error: unknown): void {
     process.stderr.write("longhaul: interrupted\n");
     process.exitCode = error.exitCode;
   } else if (error instanceof UsageError) {
-    process.stderr.write(`longhaul: ${error.message}\nlonghaul --help and longhaul COMMAND --help say more\n`);
+    process.stderr.write(`longhaul: ${error.message}\n${helpCommand} says more\n`);
     process.exitCode = WRONG_USAGE;
   } else if (error instanceof LonghaulError) {
     process.stderr.write(`longhaul: ${error.code}: ${error.message}\n`);

@@ -1,5 +1,4 @@
-import type { Arguments } from "./arguments.js";
-import { UsageError } from "./arguments.js";
+import { type Arguments, UsageError } from "./arguments.js";
 import { interruptible } from "./interrupt.js";
 import { readSamplingOptions } from "./options.js";
 import { answerLine, printJson, streamAnswer, withEngine } from "./session.js";
@@ -14,6 +13,7 @@ export async function run(values: Arguments): Promise<void> {
   if (system !== undefined && !values.flag("chat"))
     throw new UsageError("--system needs --chat: a plain text has no system prompt");
   const prompt = given === "-" ? await readStdin() : given;
+  if (prompt === "") throw new UsageError("--prompt is empty");
 
   await interruptible((signal) =>
     withEngine(values, signal, async (engine) => {

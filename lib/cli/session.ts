@@ -75,12 +75,18 @@ export function memoryLine(conversation: Conversation): string {
   );
 }
 
-/** Reads an answer to its end; with `echo`, its text goes to stdout as it comes. */
-export async function streamAnswer(stream: AnswerStream, echo: boolean): Promise<Answer> {
+/** Reads an answer to its end; with `echo`, `lead` and its text go to stdout as it comes. */
+export async function streamAnswer(stream: AnswerStream, echo: boolean, lead = ""): Promise<Answer> {
+  let written = "";
+  const write = (text: string) => {
+    written = text || written;
+    process.stdout.write(text);
+  };
   try {
-    for await (const { text } of stream) if (echo) process.stdout.write(text);
+    if (echo) write(lead);
+    for await (const { text } of stream) if (echo) write(text);
   } finally {
-    if (echo) process.stdout.write("\n");
+    if (written !== "" && !written.endsWith("\n")) process.stdout.write("\n");
   }
   return stream.result();
 }
@@ -97,7 +103,12 @@ export function answerLine({ finishReason, usage, timing }: Answer): string {
   return parts.join(", ");
 }
 
-/** The one document of --json. */
+/** The one document of --json: lists of numbers on one line, and no digits beyond what was measured. */
 export function printJson(document: unknown): void {
-  process.stdout.write(`${JSON.stringify(document, null, 2)}\n`);
+  const rounded = (_key: string, value: unknown) =>
+    typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(6)) : value;
+  const text = JSON.stringify(document, rounded, 2);
+  process.stdout.write(
+    `${text.replace(/\[\n[\s\d.,-]+\]/g, (list) => list.replace(/\s+/g, " ").replace("[ ", "[").replace(" ]", "]"))}\n`,
+  );
 }
