@@ -31,6 +31,7 @@ export class AnswerFeed {
   /** Whether the reader broke off. */
   closed = false;
   #ended = false;
+  #halted = false;
   #takesAll = false;
   #wake: (() => void) | undefined;
   #settle: () => void = () => {};
@@ -43,6 +44,7 @@ export class AnswerFeed {
   // ---- the one who generates ----
 
   push(chunk: Chunk): void {
+    if (this.#halted) return;
     this.#chunks.push(chunk);
     if (this.#takesAll) this.#seen = this.#chunks.length;
     this.#wake?.();
@@ -59,8 +61,9 @@ export class AnswerFeed {
     return this.#ended && this.#seen === this.#chunks.length;
   }
 
-  /** Takes back what the reader has not got. Returns the length of the text that it has. */
+  /** Takes back what the reader has not got; nothing comes any more. Returns the length of the text that it has. */
   cut(): number {
+    this.#halted = true;
     this.#chunks.length = this.#seen;
     return this.#chunks.reduce((length, chunk) => length + chunk.text.length, 0);
   }

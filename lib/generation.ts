@@ -23,8 +23,13 @@ export interface GenerateOptions {
   readonly repetitionPenalty?: number;
   /** The same seed and stream give the same tokens. Default: a random one. */
   readonly seed?: number;
-  /** The answer ends before the first of these texts; nothing of it stays in the conversation. */
+  /**
+   * The answer ends before the first of these texts. Nothing of it stays in the conversation, unless a full tail had to
+   * be evicted between its first token and its last.
+   */
   readonly stop?: string | readonly string[];
+  /** Token ids that end the answer. Default: the model's own; with none it runs on to `maxTokens`. */
+  readonly stopTokens?: readonly number[];
   /** Aborts the call, which then rejects with the signal's reason. */
   readonly signal?: AbortSignal;
 }
@@ -32,6 +37,8 @@ export interface GenerateOptions {
 /** `GenerateOptions`, checked and complete. */
 export interface Drawing {
   readonly stops: readonly string[];
+  /** Undefined: the model's. */
+  readonly stopTokens: ReadonlySet<number> | undefined;
   readonly maxTokens: number | undefined;
   readonly native: Omit<NativeGenerateOptions, "maxTokens" | "stopTokens" | "mayEvict" | "confirm">;
 }
@@ -78,6 +85,7 @@ export function toDrawing(options: GenerateOptions, defaults: GenerationDefaults
     options[name] ?? defaults[name] ?? off;
   return {
     stops: stopStrings(options.stop),
+    stopTokens: stopTokens(options.stopTokens),
     maxTokens: maxTokens === undefined ? undefined : requireInteger("maxTokens", maxTokens, 1, MAX_INT32),
     native: {
       temperature: requireNumber("temperature", choose("temperature", 0), 0, 100),
@@ -88,6 +96,12 @@ export function toDrawing(options: GenerateOptions, defaults: GenerationDefaults
       seed: seed === undefined ? randomInt(2 ** 47) : requireInteger("seed", seed, 0),
     },
   };
+}
+
+function stopTokens(ids: GenerateOptions["stopTokens"]): ReadonlySet<number> | undefined {
+  if (ids === undefined) return undefined;
+  if (!Array.isArray(ids)) throw invalidOption("stopTokens", "an array of token ids", ids);
+  return new Set(ids.map((id, index) => requireInteger(`stopTokens[${index}]`, id, 0, MAX_INT32)));
 }
 
 function stopStrings(stop: GenerateOptions["stop"]): readonly string[] {

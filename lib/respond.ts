@@ -35,6 +35,18 @@ interface Draw {
  * has mixed them with others.
  */
 export async function respond(request: ResponseRequest): Promise<Answer> {
+  const { feed, signal } = request;
+  // At once: what is read after an abort could not be told from what was read before.
+  const halt = () => feed.cut();
+  signal.addEventListener("abort", halt);
+  try {
+    return await drawAndSettle(request);
+  } finally {
+    signal.removeEventListener("abort", halt);
+  }
+}
+
+async function drawAndSettle(request: ResponseRequest): Promise<Answer> {
   const { sequence, addition, feed, turn, signal } = request;
   const before = sequence.tokens;
   const started = performance.now();
@@ -73,6 +85,7 @@ async function drawTokens(request: ResponseRequest, started: number): Promise<Dr
     (id) => tokenizer.specialTokenIds.has(id) || tokenizer.idToToken(id) === undefined,
     addition.chat,
   );
+  const stopTokens = drawing.stopTokens ?? tokenizer.stopTokenIds;
   const drawn: number[] = [];
   let firstTokenMs: number | undefined;
   const canceller = new AbortController();
@@ -80,7 +93,7 @@ async function drawTokens(request: ResponseRequest, started: number): Promise<Dr
   const onToken = (id: number, confirm: (drawn: number) => void) => {
     firstTokenMs ??= performance.now() - started;
     drawn.push(id);
-    if (text.stopped || tokenizer.stopTokenIds.has(id)) return;
+    if (text.stopped || stopTokens.has(id)) return;
     const chunk = text.push(id);
     if (chunk !== undefined) feed.push(chunk);
     if (text.stopped) cancel();
@@ -89,7 +102,7 @@ async function drawTokens(request: ResponseRequest, started: number): Promise<Dr
   const options = {
     ...drawing.native,
     maxTokens: drawing.maxTokens ?? request.room,
-    stopTokens: Int32Array.from(tokenizer.stopTokenIds),
+    stopTokens: Int32Array.from(stopTokens),
     mayEvict: request.remember,
     // Before an eviction, tokens are looked through for stop strings: afterwards none can be forgotten.
     confirm: drawing.stops.length > 0,
