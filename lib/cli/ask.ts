@@ -1,8 +1,15 @@
-import { loadTranscript } from "../transcript.js";
 import { type Arguments, UsageError } from "./arguments.js";
 import { interruptible } from "./interrupt.js";
 import { readMemoryOptions, readSamplingOptions } from "./options.js";
-import { answerLine, ingestWithProgress, memoryLine, printJson, streamAnswer, withEngine } from "./session.js";
+import {
+  answerLine,
+  ingestWithProgress,
+  memoryLine,
+  printJson,
+  readHistory,
+  streamAnswer,
+  withEngine,
+} from "./session.js";
 import { dim, note } from "./terminal.js";
 
 /** `longhaul ask`: questions about a history, each answered from the same cache. */
@@ -13,15 +20,13 @@ export async function run(values: Arguments): Promise<void> {
   const memory = readMemoryOptions(values);
   const options = readSamplingOptions(values);
   const system = values.text("system");
-  const sample = values.text("sample");
   const json = values.flag("json");
-  const transcript = await loadTranscript(path, sample === undefined ? {} : { sample });
-  const history = transcript.format === "messages" ? transcript.messages : transcript.text;
+  const history = await readHistory(path, values.text("sample"));
 
   await interruptible((signal) =>
     withEngine(values, signal, async (engine) => {
       const conversation = await engine.conversation(system === undefined ? { memory } : { system, memory });
-      const ingestMs = await ingestWithProgress(conversation, history, signal);
+      const ingestMs = await ingestWithProgress(conversation, history.input, signal);
       const answers = [];
       for (const question of questions) {
         const answer = conversation.ask(question, { ...options, signal, remember: false });
@@ -33,7 +38,7 @@ export async function run(values: Arguments): Promise<void> {
       if (json)
         printJson({
           model: values.positional("MODEL"),
-          history: { file: path, format: transcript.format, ingestMs },
+          history: { file: path, format: history.format, ingestMs },
           answers,
           memory: conversation.memory(),
         });

@@ -1,11 +1,17 @@
 import { LonghaulError } from "../errors.js";
 import type { Conversation, Engine } from "../index.js";
-import { loadTranscript } from "../transcript.js";
 import { type Arguments, UsageError } from "./arguments.js";
 import { Interrupted, interruptible } from "./interrupt.js";
 import { openLines } from "./lines.js";
 import { readMemoryOptions, readSamplingOptions } from "./options.js";
-import { answerLine, ingestWithProgress, memoryLine, streamAnswer, withEngine } from "./session.js";
+import {
+  answerLine,
+  ingestWithProgress,
+  memoryLine,
+  readHistory,
+  streamAnswer,
+  withEngine,
+} from "./session.js";
 import { dim, note } from "./terminal.js";
 
 const HELP = `/memory  what the conversation holds, layer by layer
@@ -52,16 +58,10 @@ async function readStart(values: Arguments) {
   const path = values.text("history");
   const sample = values.text("sample");
   if (sample !== undefined && path === undefined) throw new UsageError("--sample needs a --history");
-  const transcript =
-    path === undefined ? undefined : await loadTranscript(path, sample === undefined ? {} : { sample });
+  const history = path === undefined ? undefined : await readHistory(path, sample);
   return async (engine: Engine, signal: AbortSignal): Promise<Conversation> => {
     const conversation = await engine.conversation(system === undefined ? { memory } : { system, memory });
-    if (transcript !== undefined)
-      await ingestWithProgress(
-        conversation,
-        transcript.format === "messages" ? transcript.messages : transcript.text,
-        signal,
-      );
+    if (history !== undefined) await ingestWithProgress(conversation, history.input, signal);
     return conversation;
   };
 }

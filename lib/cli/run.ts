@@ -1,7 +1,7 @@
 import { type Arguments, UsageError } from "./arguments.js";
 import { interruptible } from "./interrupt.js";
 import { readSamplingOptions } from "./options.js";
-import { answerLine, printJson, streamAnswer, withEngine } from "./session.js";
+import { answerLine, printJson, streamAnswer, withEngine, withoutLastBreak } from "./session.js";
 import { dim, note } from "./terminal.js";
 
 /** `longhaul run`: one prompt, one answer. */
@@ -31,5 +31,5 @@ async function readStdin(): Promise<string> {
   let text = "";
   process.stdin.setEncoding("utf8");
   for await (const chunk of process.stdin) text += chunk;
-  return text;
+  return withoutLastBreak(text);
 }

@@ -1,4 +1,5 @@
 import type { Answer, AnswerStream, Conversation, Engine } from "../index.js";
+import { loadTranscript } from "../transcript.js";
 import type { Arguments } from "./arguments.js";
 import { readEngineOptions } from "./options.js";
 import { dim, note, openProgress } from "./terminal.js";
@@ -33,6 +34,18 @@ export async function withEngine<T>(
   } finally {
     await engine.dispose();
   }
+}
+
+/** A text file without the line break that editors put at its end: a model would read it as part of the text. */
+export function withoutLastBreak(text: string): string {
+  return text.replace(/\r?\n$/, "");
+}
+
+/** Loads the file of --history as `conversation.ingest` takes it, with the name of its format. */
+export async function readHistory(path: string, sample: string | undefined) {
+  const transcript = await loadTranscript(path, sample === undefined ? {} : { sample });
+  const input = transcript.format === "messages" ? transcript.messages : withoutLastBreak(transcript.text);
+  return { format: transcript.format, input };
 }
 
 /** Takes a history in with progress; returns how long that took. */

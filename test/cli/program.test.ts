@@ -11,7 +11,8 @@ const [first, second] = dialogue.questions;
 if (first === undefined || second === undefined) throw new Error("the dialogue has too few questions");
 const directory = mkdtempSync(join(tmpdir(), "longhaul-cli-"));
 const history = join(directory, "history.txt");
-writeFileSync(history, dialogue.text);
+// As editors leave it: the last line break is none of the text.
+writeFileSync(history, `${dialogue.text}\n`);
 const bounded = ["--policy", "keydiff", "--budget", "256", "--block", "128", "--tail", "64"];
 
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
@@ -202,7 +203,7 @@ describe("run", () => {
     const { code, stdout } = await longhaul([...args, "--prompt", statement]);
     expect(code).toBe(0);
     expect(stdout).toMatch(/^.+\n$/);
-    expect((await longhaul([...args, "--prompt", "-"], { input: statement })).stdout).toBe(stdout);
+    expect((await longhaul([...args, "--prompt", "-"], { input: `${statement}\n` })).stdout).toBe(stdout);
   });
 
   it("puts a message into the chat template", async () => {
