@@ -183,13 +183,12 @@ export class Conversation {
     return this.#dialogue.turn([{ role: "user", content: input }], answer);
   }
 
-  /** How many tokens may be drawn when the caller does not say: no more than positions, or a tail to forget, allow. */
+  /** How many tokens may be drawn when the caller does not say: an answer to forget must fit the tail. */
   #room(added: number, remember: boolean): number {
-    const { sequence, model, policy, tail } = this.#context;
+    const { sequence, policy, tail } = this.#context;
+    if (remember || policy === "full") return DEFAULT_MAX_TOKENS;
     // The token drawn last takes no row.
-    const positions = model.maxPositions - sequence.tokens - added + 1;
-    const rows = remember || policy === "full" ? positions : tail - sequence.forgettable - added + 1;
-    return Math.max(1, Math.min(DEFAULT_MAX_TOKENS, positions, rows));
+    return Math.max(1, Math.min(DEFAULT_MAX_TOKENS, tail - sequence.forgettable - added + 1));
   }
 }
 

@@ -9,7 +9,7 @@ import { corruptFile, readOptionalJson } from "./text/files.js";
  * most probable token is taken each time.
  */
 export interface GenerateOptions {
-  /** Default 256, or fewer where the model's positions end. */
+  /** Default 256. An answer ends before that where the model's positions do. */
   readonly maxTokens?: number;
   /** 0 takes the most probable token, the lowest id on a tie. */
   readonly temperature?: number;
