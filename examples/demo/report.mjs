@@ -43,7 +43,7 @@ export function explanation({ block, promptPairs }) {
   return `
 How to read it: "answers right" counts answers with the very value that was stated. "peak KV" is the most that keys and
 values of one conversation ever took, inside prefill passes (blocks of ${block} tokens) too: full KV grows with the history, the
-others do not. "first token" is the median time from asking to the first token of the answer.
+others do not. "first token" is the time from asking to the first token of the answer. Times and rates are medians.
 patched-prompt scores rows by the attention of a fixed prompt: ${promptPairs} made-up pairs of an entity and an attribute, none of
 them stated in the dialogue; the prompt's own rows are in its peak too.
 This model's fact tokens are outliers among the keys, which KeyDiff rewards: this order of policies is no general one.`;
