@@ -23,6 +23,8 @@ export class AnswerText {
   #begin = 0;
   #released = 0;
   readonly #ids: number[] = [];
+  /** Length of the text before each token. */
+  readonly #starts: number[] = [];
   /** Length of the text up to and with each token. Shorter than #ids while a character is not complete. */
   readonly #ends: number[] = [];
   #listed = 0;
@@ -48,10 +50,16 @@ export class AnswerText {
     return this.#text.slice(this.#begin);
   }
 
+  /** The tokens so far, without one that ended the answer. */
+  get tokens(): readonly number[] {
+    return this.#ids;
+  }
+
   /** Adds a token. Returns the text that is certain now, if there is any. */
   push(id: number): Chunk | undefined {
     const piece = this.#decoder.push(id);
     this.#ids.push(id);
+    this.#starts.push(this.#text.length);
     this.#append(piece, piece !== "" || this.#isMark(id));
     return this.#release(this.#text.length - this.#heldBack());
   }
@@ -66,8 +74,7 @@ export class AnswerText {
   /** The first `length` characters of the visible text as tokens, and the part that the token behind them begins with. */
   split(length: number): { tokens: number[]; rest: string } {
     const end = this.#begin + length;
-    let count = 0;
-    while (count < this.#ends.length && (this.#ends[count] as number) <= end) count++;
+    const count = length === 0 ? 0 : this.#tokensUpTo(end);
     const start = count === 0 ? 0 : (this.#ends[count - 1] as number);
     return { tokens: this.#ids.slice(0, count), rest: length === 0 ? "" : this.#text.slice(start, end) };
   }
@@ -103,7 +110,15 @@ export class AnswerText {
     const text = this.#text.slice(Math.max(this.#released, this.#begin), end);
     this.#released = end;
     const first = this.#listed;
-    while (this.#listed < this.#ends.length && (this.#ends[this.#listed] as number) <= end) this.#listed++;
+    this.#listed = Math.max(first, this.#tokensUpTo(end));
     return { text, tokens: this.#ids.slice(first, this.#listed) };
+  }
+
+  /** How many tokens the text is made of up to `end`. Tokens without text belong to what follows them. */
+  #tokensUpTo(end: number): number {
+    let count = this.#ends.findIndex((tokenEnd) => tokenEnd > end);
+    if (count < 0) count = this.#ends.length;
+    while (count > 0 && this.#starts[count - 1] === this.#ends[count - 1]) count--;
+    return count;
   }
 }

@@ -70,7 +70,7 @@ async function drawAndSettle(request: ResponseRequest): Promise<Answer> {
 
   return {
     text: text.text.slice(0, length),
-    tokens: shown.tokens,
+    tokens: whole ? text.tokens : shown.tokens,
     finishReason: brokeOff ? "abort" : (draw.reason ?? "abort"),
     usage: { promptTokens: addition.ids.length, completionTokens: kept.tokens.length },
     timing: { firstTokenMs: draw.firstTokenMs, totalMs: performance.now() - started },

@@ -1,6 +1,7 @@
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Engine, MemoryOptions } from "../../lib/index.js";
-import { expectError, load, recall, recallDialogue, textOf } from "./support.js";
+import { expectError, fixtures, load, recall, recallDialogue, textOf } from "./support.js";
 
 let engine: Engine;
 beforeAll(async () => {
@@ -160,6 +161,41 @@ describe("a conversation", () => {
       }),
     );
     expect(answers).toEqual(["red", "blue", "green", "black"].map((color) => `rex color is ${color}`));
+  });
+});
+
+describe("turns in a chat format with marks", () => {
+  let chat: Engine;
+  beforeAll(async () => {
+    chat = await load(join(fixtures, "llama"));
+  });
+  afterAll(() => chat.dispose());
+
+  const header = (role: string) => `<|start_header_id|>${role}<|end_header_id|>\n\n`;
+  const encode = (text: string) => chat.tokenizer.encode(text, { addSpecialTokens: false });
+  const turn = (role: string, content: string) => `${header(role)}${content}<|eot_id|>`;
+
+  it("begin with the system prompt", async () => {
+    await using conversation = await chat.conversation({ system: "Be brief." });
+    expect(conversation.messages).toEqual([{ role: "system", content: "Be brief." }]);
+    await conversation.ingest({ role: "user", content: "Hello" });
+    const text = `<|begin_of_text|>${turn("system", "Be brief.")}${turn("user", "Hello")}`;
+    expect(conversation.memory().tokensSeen).toBe(encode(text).length);
+    await conversation.ingest({ role: "user", content: "again" });
+    expect(conversation.memory().tokensSeen).toBe(encode(text + turn("user", "again")).length);
+  });
+
+  it("close an answer that was cut off", async () => {
+    const options = { maxTokens: 3, stopTokens: [] };
+    await using conversation = await chat.conversation();
+    const first = await conversation.ask("Hello", options).result();
+    const second = await conversation.ask("Go on", options).result();
+    const before = encode(`<|begin_of_text|>${turn("user", "Hello")}${header("assistant")}`);
+    const between = encode(`<|eot_id|>${turn("user", "Go on")}${header("assistant")}`);
+    const ids = [...before, ...first.tokens, ...between];
+    expect(second.usage.promptTokens).toBe(between.length);
+    expect((await chat.generate(ids, options).result()).tokens).toEqual(second.tokens);
+    expect(conversation.memory().tokensSeen).toBe(ids.length + 2);
   });
 });
 
