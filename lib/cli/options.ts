@@ -29,11 +29,11 @@ export const engineOptions: OptionSpecs = {
 };
 
 export const samplingOptions: OptionSpecs = {
-  "max-tokens": { type: "string", value: "N", help: "longest answer", group: "Answer" },
+  "max-tokens": { type: "string", value: "N", help: "longest answer; default 256", group: "Answer" },
   temperature: {
     type: "string",
     value: "X",
-    help: "0 always takes the most likely token",
+    help: "0 always takes the most likely token; default what the model recommends, else 0",
     group: "Answer",
   },
   "top-k": { type: "string", value: "N", help: "draw among the N most likely tokens", group: "Answer" },
@@ -55,7 +55,7 @@ export const samplingOptions: OptionSpecs = {
     help: "above 1 makes tokens that were there less likely",
     group: "Answer",
   },
-  seed: { type: "string", value: "N", help: "makes drawing repeatable", group: "Answer" },
+  seed: { type: "string", value: "N", help: "makes drawing repeatable; default a random one", group: "Answer" },
 };
 
 export const memoryOptions: OptionSpecs = {
