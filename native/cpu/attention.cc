@@ -1,10 +1,11 @@
-// Attention over paged, ragged caches. A tile is up to kTileRows query rows of one sequence and KV head; its
-// keys are taken in chunks of kChunkKeys whose softmax states are merged in order. Many tiles: a task is a
-// tile, and merges as it goes. Few rows (decoding): a task is one chunk of a tile, so that all threads read
-// keys, and the states are merged afterwards. Both ways do the same arithmetic, so the bits are the same.
+// Attention over paged, ragged caches. A tile is some query rows of one sequence and KV head; its keys are
+// taken in chunks of kChunkKeys whose softmax states are merged in order. Many rows: a task is a tile, and
+// merges as it goes. Few rows (decoding): a task is a run of chunks of a tile, so that all threads read keys,
+// and the states are merged afterwards. Both ways do the same arithmetic, so the bits are the same.
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 #include <utility>
 
 #include "core/arena.h"
@@ -21,6 +22,10 @@ constexpr float kNothing = -std::numeric_limits<float>::infinity();
 // workspace.
 constexpr int64_t kSplitRows = 512;
 constexpr int32_t kSplitChunks = 16;
+
+// Tasks a thread should find when chunks are shared out: the more, the better the load spreads; the fewer, the
+// longer the runs of chunks, each of which starts with nothing fetched.
+constexpr int64_t kTasksPerThread = 4;
 
 bool is_split(const AttentionArgs& a) {
   return a.q.shape[0] * a.q.shape[1] <= kSplitRows;
@@ -70,17 +75,19 @@ struct Geometry {
   const AttentionArgs& a;
   int32_t group;
   int dim;
+  int32_t tile_rows;
   bool pairs;
 
   Geometry(const AttentionArgs& args, const Kernels& kernels)
       : a(args),
         group(static_cast<int32_t>(args.q.shape[1] / args.kv_heads)),
         dim(static_cast<int>(args.q.shape[2])),
+        tile_rows(cpu::tile_rows(dim)),
         pairs(kernels.attention->bf16_pairs && args.q.dtype == DType::kBf16 &&
               args.pages.k.dtype == DType::kBf16) {}
 
   int64_t tiles_of(const CacheView& view) const {
-    return int64_t{a.kv_heads} * ((int64_t{view.row_count} * group + kTileRows - 1) / kTileRows);
+    return int64_t{a.kv_heads} * ((int64_t{view.row_count} * group + tile_rows - 1) / tile_rows);
   }
 
   int64_t tiles() const {
@@ -94,8 +101,8 @@ struct Geometry {
     const CacheView* view = a.views;
     for (; index >= tiles_of(*view); ++view) index -= tiles_of(*view);
     const int64_t blocks = tiles_of(*view) / a.kv_heads;
-    const auto first_row = static_cast<int32_t>((blocks - 1 - index / a.kv_heads) * kTileRows);
-    const int32_t rows = std::min(view->row_count * group - first_row, kTileRows);
+    const auto first_row = static_cast<int32_t>((blocks - 1 - index / a.kv_heads) * tile_rows);
+    const int32_t rows = std::min(view->row_count * group - first_row, tile_rows);
     return {view, static_cast<int32_t>(index % a.kv_heads), first_row, rows};
   }
 
@@ -125,18 +132,27 @@ struct TileScratch {
   SoftmaxRows part, total;
 
   static TileScratch lay_out(Arena& arena, int dim) {
+    const int64_t rows = tile_rows(dim);
     const int64_t stride = padded_dim(dim);
     TileScratch s;
-    s.q = arena.take(DType::kF32, {kTileRows, stride});
-    s.scores = arena.take(DType::kF32, {kTileRows, kChunkKeys});
-    s.transposed = arena.take(DType::kF32, {kMaxKernelDim, 32});
-    for (SoftmaxRows* rows : {&s.part, &s.total}) {
-      rows->max = arena.take(DType::kF32, {kTileRows}).as<float>();
-      rows->sum = arena.take(DType::kF32, {kTileRows}).as<float>();
-      rows->accumulated = arena.take(DType::kF32, {kTileRows, stride}).as<float>();
+    s.q = arena.take(DType::kF32, {rows, stride});
+    s.scores = arena.take(DType::kF32, {rows, kScoreStride});
+    s.transposed = arena.take(DType::kF32, {stride, kMaxBlockKeys});
+    for (auto [state, count] : {std::pair{&s.part, int64_t{kMergeRows}}, {&s.total, rows}}) {
+      state->max = arena.take(DType::kF32, {count}).as<float>();
+      state->sum = arena.take(DType::kF32, {count}).as<float>();
+      state->accumulated = arena.take(DType::kF32, {count, stride}).as<float>();
     }
     return s;
   }
+};
+
+// Pages and rows that a kernel takes of one chunk.
+struct Chunk {
+  int32_t visible[kTileRows];
+  const void* keys[kChunkPages];
+  const void* values[kChunkPages];
+  const void* next_keys[kChunkPages];
 };
 
 class Worker {
@@ -157,26 +173,16 @@ class Worker {
     }
   }
 
-  void attend(const Tile& tile, int32_t chunk, const SoftmaxRows& out) {
-    int32_t visible[kTileRows];
-    for (int32_t r = 0; r < tile.rows; ++r) {
-      visible[r] = std::clamp(g_.visible(tile, r) - chunk * kChunkKeys, 0, kChunkKeys);
-    }
-    const void* keys[kChunkPages];
-    const void* values[kChunkPages];
-    chunk_pages(g_.a.pages.k, *tile.view, tile.head, chunk, tile.length(), keys);
-    chunk_pages(g_.a.pages.v, *tile.view, tile.head, chunk, tile.length(), values);
-    const ScoreTile scores = {.q = scratch_.q.as<float>(),
-                              .visible = visible,
-                              .keys = keys,
-                              .type = element_of(g_.a.pages.k.dtype),
-                              .pairs = g_.pairs,
-                              .rows = tile.rows,
-                              .dim = g_.dim,
-                              .scale = g_.a.scale,
-                              .transposed = scratch_.transposed.as<float>(),
-                              .scores = scratch_.scores.as<float>()};
-    kernels_.attend_chunk(scores, values, out);
+  // State of the tile's rows over one chunk; `next` says that its next chunk will be asked for soon.
+  void attend(const Tile& tile, int32_t chunk, bool next, const SoftmaxRows& out) {
+    Chunk c;
+    kernels_.attend_chunk(scores_of(tile, chunk, c), values_of(tile, chunk, next, c), out);
+  }
+
+  // The same, merged into `total`.
+  void attend_and_merge(const Tile& tile, int32_t chunk, bool next, const SoftmaxRows& total) {
+    Chunk c;
+    kernels_.merge_chunk(scores_of(tile, chunk, c), values_of(tile, chunk, next, c), scratch_.part, total);
   }
 
   void start(const SoftmaxRows& total, int32_t rows) {
@@ -195,12 +201,36 @@ class Worker {
       kernels_.finish_row(total.accumulated + r * padded_dim(g_.dim), total.sum[r], g_.dim,
                           row_at(g_.a.out, row, head), element_of(g_.a.out.dtype));
       if (g_.a.lse) {
-        g_.a.lse.as<float>()[row * g_.a.lse.stride[0] + head] = total.max[r] + std::log(total.sum[r]);
+        g_.a.lse.as<float>()[row * g_.a.lse.stride[0] + head] =
+            (total.max[r] + std::log2(total.sum[r])) * std::numbers::ln2_v<float>;
       }
     }
   }
 
  private:
+  ScoreTile scores_of(const Tile& tile, int32_t chunk, Chunk& c) const {
+    for (int32_t r = 0; r < tile.rows; ++r) {
+      c.visible[r] = std::clamp(g_.visible(tile, r) - chunk * kChunkKeys, 0, kChunkKeys);
+    }
+    chunk_pages(g_.a.pages.k, *tile.view, tile.head, chunk, tile.length(), c.keys);
+    return {.q = scratch_.q.as<float>(),
+            .visible = c.visible,
+            .keys = c.keys,
+            .type = element_of(g_.a.pages.k.dtype),
+            .pairs = g_.pairs,
+            .rows = tile.rows,
+            .dim = g_.dim,
+            .scale = g_.a.scale * std::numbers::log2e_v<float>,
+            .transposed = scratch_.transposed.as<float>(),
+            .scores = scratch_.scores.as<float>()};
+  }
+
+  ValueTile values_of(const Tile& tile, int32_t chunk, bool next, Chunk& c) const {
+    chunk_pages(g_.a.pages.v, *tile.view, tile.head, chunk, tile.length(), c.values);
+    if (next) chunk_pages(g_.a.pages.k, *tile.view, tile.head, chunk + 1, tile.length(), c.next_keys);
+    return {c.values, next ? c.next_keys : nullptr};
+  }
+
   const Geometry& g_;
   const AttentionKernels& kernels_;
   TileScratch scratch_;
@@ -213,12 +243,16 @@ void attend_tiles(CpuStream& stream, const Geometry& g) {
     const TileScratch& scratch = worker.scratch();
     worker.load_queries(tile);
     worker.start(scratch.total, tile.rows);
-    for (int32_t c = 0; c < g.chunks(tile); ++c) {
-      worker.attend(tile, c, scratch.part);
-      worker.merge(scratch.part, scratch.total, tile.rows);
-    }
+    const int32_t chunks = g.chunks(tile);
+    for (int32_t c = 0; c < chunks; ++c) worker.attend_and_merge(tile, c, c + 1 < chunks, scratch.total);
     worker.finish(tile, scratch.total);
   });
+}
+
+// Chunks of one task when `chunks` of them, up to `wave` in a row, are shared out.
+int32_t run_of(int64_t chunks, int32_t wave, int threads) {
+  if (threads == 1) return wave;
+  return static_cast<int32_t>(std::clamp<int64_t>(chunks / (threads * kTasksPerThread), 1, wave));
 }
 
 void attend_chunks(CpuStream& stream, const Geometry& g, Workspace workspace) {
@@ -229,13 +263,18 @@ void attend_chunks(CpuStream& stream, const Geometry& g, Workspace workspace) {
   for (int64_t t = 0; t < tiles; ++t) chunks = std::max(chunks, g.chunks(g.tile(t)));
   for (int32_t first = 0; first < chunks; first += kSplitChunks) {
     const int32_t wave = std::min(chunks - first, kSplitChunks);
-    stream.parallel_for(tiles * wave, [&](int64_t task, int slot) {
-      const Tile tile = g.tile(task / wave);
-      const auto part = static_cast<int32_t>(task % wave);
-      if (first + part >= g.chunks(tile)) return;
+    const int32_t run = run_of(tiles * wave, wave, stream.threads());
+    const int32_t runs = (wave + run - 1) / run;
+    stream.parallel_for(tiles * runs, [&](int64_t task, int slot) {
+      const Tile tile = g.tile(task / runs);
+      const auto begin = static_cast<int32_t>(task % runs) * run;
+      const int32_t end = std::min({begin + run, wave, g.chunks(tile) - first});
+      if (begin >= end) return;
       Worker worker(g, stream.kernels(), stream.scratch(slot));
       worker.load_queries(tile);
-      worker.attend(tile, first + part, states.parts.at(part, g.slot(tile)));
+      for (int32_t part = begin; part < end; ++part) {
+        worker.attend(tile, first + part, part + 1 < end, states.parts.at(part, g.slot(tile)));
+      }
     });
     stream.parallel_for(tiles, [&](int64_t task, int slot) {
       const Tile tile = g.tile(task);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numbers>
 
 #include "core/arena.h"
 #include "cpu/backend.h"
@@ -21,17 +22,17 @@ struct TileScratch {
 
   static TileScratch lay_out(Arena& arena, int dim) {
     TileScratch s;
-    s.q = arena.take(DType::kF32, {kTileRows, padded_dim(dim)});
-    s.scores = arena.take(DType::kF32, {kTileRows, kChunkKeys});
-    s.transposed = arena.take(DType::kF32, {kMaxKernelDim, 32});
+    s.q = arena.take(DType::kF32, {tile_rows(dim), padded_dim(dim)});
+    s.scores = arena.take(DType::kF32, {tile_rows(dim), kScoreStride});
+    s.transposed = arena.take(DType::kF32, {padded_dim(dim), kMaxBlockKeys});
     for (Tensor* rows : {&s.max, &s.sum, &s.total_max, &s.total_sum})
-      *rows = arena.take(DType::kF32, {kTileRows});
+      *rows = arena.take(DType::kF32, {tile_rows(dim)});
     return s;
   }
 };
 
 struct ScoreWorkspace {
-  Tensor lse;     // [kv_heads, queries * group]
+  Tensor lse;     // [kv_heads, queries * group], binary logarithms
   Tensor scores;  // [kv_heads, capacity] before pooling
 
   static ScoreWorkspace lay_out(Arena& arena, const ScoreKeysArgs& a) {
@@ -51,6 +52,7 @@ class Scorer {
         group_(static_cast<int32_t>(args.q.shape[1] / args.kv_heads)),
         rows_(static_cast<int32_t>(args.q.shape[0]) * group_),
         dim_(static_cast<int>(args.q.shape[2])),
+        tile_rows_(tile_rows(dim_)),
         pairs_(kernels_.bf16_pairs && args.q.dtype == DType::kBf16 && args.pages.k.dtype == DType::kBf16) {}
 
   // Rows that queries see, all but those of the window itself.
@@ -58,10 +60,10 @@ class Scorer {
   int32_t scored(int32_t head) const { return std::max(held(head) - a_.window, 0); }
 
   void find_log_sums() {
-    const int32_t tiles = (rows_ + kTileRows - 1) / kTileRows;
+    const int32_t tiles = (rows_ + tile_rows_ - 1) / tile_rows_;
     stream_.parallel_for(int64_t{tiles} * a_.kv_heads, [&](int64_t task, int slot) {
       // The last tiles see the most keys.
-      const auto first_row = static_cast<int32_t>(tiles - 1 - task / a_.kv_heads) * kTileRows;
+      const auto first_row = static_cast<int32_t>(tiles - 1 - task / a_.kv_heads) * tile_rows_;
       find_log_sums_of_tile(static_cast<int32_t>(task % a_.kv_heads), first_row, scratch(slot));
     });
   }
@@ -114,13 +116,13 @@ class Scorer {
             .pairs = pairs_,
             .rows = rows,
             .dim = dim_,
-            .scale = a_.scale,
+            .scale = a_.scale * std::numbers::log2e_v<float>,
             .transposed = s.transposed.as<float>(),
             .scores = s.scores.as<float>()};
   }
 
   void find_log_sums_of_tile(int32_t head, int32_t first_row, const TileScratch& s) const {
-    const int32_t rows = std::min(rows_ - first_row, kTileRows);
+    const int32_t rows = std::min(rows_ - first_row, tile_rows_);
     load_queries(head, first_row, rows, s);
     auto* total_max = s.total_max.as<float>();
     auto* total_sum = s.total_sum.as<float>();
@@ -140,12 +142,12 @@ class Scorer {
       for (int32_t r = 0; r < rows; ++r) {
         if (sum[r] == 0) continue;
         const float largest = std::max(total_max[r], max[r]);
-        total_sum[r] = total_sum[r] * std::exp(total_max[r] - largest) + sum[r] * std::exp(max[r] - largest);
+        total_sum[r] = total_sum[r] * std::exp2(total_max[r] - largest) + sum[r] * std::exp2(max[r] - largest);
         total_max[r] = largest;
       }
     }
     float* lse = lse_of(head) + first_row;
-    for (int32_t r = 0; r < rows; ++r) lse[r] = total_max[r] + std::log(total_sum[r]);
+    for (int32_t r = 0; r < rows; ++r) lse[r] = total_max[r] + std::log2(total_sum[r]);
   }
 
   void reduce_chunk(int32_t head, int32_t chunk, const TileScratch& s) const {
@@ -157,8 +159,8 @@ class Scorer {
     const bool is_max = a_.reduce == ScoreReduce::kMax;
     alignas(64) float result[kChunkKeys];
     std::fill_n(result, kChunkKeys, is_max ? kNothing : 0.0f);
-    for (int32_t first_row = 0; first_row < rows_; first_row += kTileRows) {
-      const int32_t rows = std::min(rows_ - first_row, kTileRows);
+    for (int32_t first_row = 0; first_row < rows_; first_row += tile_rows_) {
+      const int32_t rows = std::min(rows_ - first_row, tile_rows_);
       load_queries(head, first_row, rows, s);
       const ScoreTile scores = tile(s, seen, keys, rows);
       if (is_max) {
@@ -169,7 +171,7 @@ class Scorer {
     }
     if (is_max) {
       // The largest weight is that of the largest score - lse: one exponential a key instead of one a pair.
-      kernels_.exp_row(result, keys_here, 0, 1);
+      kernels_.exp_row(result, keys_here, 0, std::numbers::ln2_v<float>);
     } else {
       for (int32_t i = 0; i < keys_here; ++i) result[i] /= static_cast<float>(rows_);
     }
@@ -197,6 +199,7 @@ class Scorer {
   int32_t group_;
   int32_t rows_;
   int dim_;
+  int32_t tile_rows_;
   bool pairs_;
 };
 

@@ -4,15 +4,6 @@
 namespace longhaul::LONGHAUL_ISA_NAMESPACE {
 namespace {
 
-// Rows that share a loaded value, and vectors of values held at a time: 16 or 8 accumulators hide the latency
-// of a multiply-add and leave registers for the values.
-constexpr int kValueRows = 4;
-#if defined(LONGHAUL_ISA_512)
-constexpr int kValueVecs = 4;
-#else
-constexpr int kValueVecs = 2;
-#endif
-
 void pack_query(const void* q, Element type, int dim, bool pairs, float* out) {
   if (pairs) {
     memcpy(out, q, static_cast<size_t>(dim) * sizeof(uint16_t));
@@ -24,109 +15,56 @@ void pack_query(const void* q, Element type, int dim, bool pairs, float* out) {
   });
 }
 
-// sums[row][0, count) += weights[row][key] * values[key][d, ...) over keys [begin, end), keys in order.
-// count = kVecs * kLanes, or less (kVecs = 1) at the end of a row.
-template <class Values, int kRows, int kVecs>
-LONGHAUL_INLINE void add_values(const float* weights, const void* const* values, int begin, int end, int dim,
-                                int d, float* sums, int stride) {
-  Vec sum[kRows][kVecs];
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) sum[r][v] = load(sums + r * stride + v * kLanes);
-  }
-  for (int key = begin; key < end; ++key) {
-    const auto* row = chunk_row<Values>(values, key, dim) + d;
-    Vec value[kVecs];
-    if constexpr (kVecs == 1) {
-      value[0] = load_first<Values>(row, dim - d);
-    } else {
-#pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v) value[v] = Values::load_all(row + v * kLanes);
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-      const Vec weight = splat(weights[r * kChunkKeys + key]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v) sum[r][v] = fma(weight, value[v], sum[r][v]);
-    }
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) store(sums + r * stride + v * kLanes, sum[r][v]);
-  }
+void attend_chunk(const ScoreTile& tile, const ValueTile& values, const SoftmaxRows& out) {
+  score_tile(tile, values.values);
+  weigh_values(tile, values, 0, tile.rows, true, out);
 }
 
-template <class Values, int kRows>
-void add_value_rows(const float* weights, const void* const* values, int begin, int end, int dim, float* sums) {
-  const int stride = padded_dim(dim);
-  int d = 0;
-  for (; d + kValueVecs * kLanes <= dim; d += kValueVecs * kLanes) {
-    add_values<Values, kRows, kValueVecs>(weights, values, begin, end, dim, d, sums + d, stride);
-  }
-  for (; d < dim; d += kLanes) {
-    add_values<Values, kRows, 1>(weights, values, begin, end, dim, d, sums + d, stride);
-  }
-}
+// Two maxima's largest, and what states relative to them are multiplied by.
+struct MergeWeights {
+  Vec largest, of_total, of_part;
+};
 
-template <class Values>
-void weigh_values(const ScoreTile& t, const void* const* values, float* sums) {
-  const int stride = padded_dim(t.dim);
-  int row = 0;
-  while (row < t.rows && t.visible[row] == 0) ++row;
-  while (row < t.rows) {
-    const int rows = t.rows - row >= kValueRows ? kValueRows : 1;
-    const float* weights = t.scores + row * kChunkKeys;
-    float* out = sums + row * stride;
-    memset(out, 0, static_cast<size_t>(rows * stride) * sizeof(float));
-    // Keys that all of these rows see, then what later ones see more: a value beyond a row's own keys must not
-    // even be multiplied by zero, it may be infinite.
-    const int common = t.visible[row];
-    if (rows == kValueRows) {
-      add_value_rows<Values, kValueRows>(weights, values, 0, common, t.dim, out);
-    } else {
-      add_value_rows<Values, 1>(weights, values, 0, common, t.dim, out);
-    }
-    for (int r = 1; r < rows; ++r) {
-      if (t.visible[row + r] > common) {
-        add_value_rows<Values, 1>(weights + r * kChunkKeys, values, common, t.visible[row + r], t.dim,
-                                  out + r * stride);
-      }
-    }
-    row += rows;
-  }
-}
-
-void attend_chunk(const ScoreTile& tile, const void* const* values, const SoftmaxRows& out) {
-  score_tile(tile, values);
-  for (int row = 0; row < tile.rows; ++row) {
-    if (tile.visible[row] == 0) {
-      out.max[row] = kMinusInfinity;
-      out.sum[row] = 0;
-    } else {
-      softmax_row<true>(tile.scores + row * kChunkKeys, tile.visible[row], out.max + row, out.sum + row);
-    }
-  }
-  with_values(tile.type, [&]<class Values>(Values) { weigh_values<Values>(tile, values, out.accumulated); });
+MergeWeights merge_weights(Vec total, Vec part) {
+  const Vec largest = max(total, part);
+  return {largest, exp2_nonpositive(sub(total, largest)), exp2_nonpositive(sub(part, largest))};
 }
 
 void merge_rows(const SoftmaxRows& part, const SoftmaxRows& total, int rows, int dim) {
   const int stride = padded_dim(dim);
-  for (int row = 0; row < rows; ++row) {
-    if (part.sum[row] == 0) continue;
-    const float largest = total.max[row] > part.max[row] ? total.max[row] : part.max[row];
-    alignas(64) float lane[kLanes] = {total.max[row] - largest, part.max[row] - largest};
-    store(lane, exp(load(lane)));
-    const Vec old_weight = splat(lane[0]);
-    const Vec new_weight = splat(lane[1]);
-    total.max[row] = largest;
-    total.sum[row] = total.sum[row] * lane[0] + part.sum[row] * lane[1];
-    float* sums = total.accumulated + row * stride;
-    const float* added = part.accumulated + row * stride;
-    for (int d = 0; d < dim; d += kLanes) {
-      store(sums + d, fma(load(sums + d), old_weight, mul(load(added + d), new_weight)));
+  for (int first = 0; first < rows; first += kLanes) {
+    const int count = rows - first < kLanes ? rows - first : kLanes;
+    const MergeWeights weights = merge_weights(load_first<F32Values>(total.max + first, count),
+                                               load_first<F32Values>(part.max + first, count));
+    alignas(64) float largest[kLanes], old_weight[kLanes], new_weight[kLanes];
+    store(largest, weights.largest);
+    store(old_weight, weights.of_total);
+    store(new_weight, weights.of_part);
+    for (int i = 0; i < count; ++i) {
+      const int row = first + i;
+      if (part.sum[row] == 0) continue;
+      total.max[row] = largest[i];
+      total.sum[row] = total.sum[row] * old_weight[i] + part.sum[row] * new_weight[i];
+      float* sums = total.accumulated + row * stride;
+      const float* added = part.accumulated + row * stride;
+      const Vec of_total = splat(old_weight[i]);
+      const Vec of_part = splat(new_weight[i]);
+      for (int d = 0; d < dim; d += kLanes) {
+        store(sums + d, fma(load(sums + d), of_total, mul(load(added + d), of_part)));
+      }
     }
+  }
+}
+
+void merge_chunk(const ScoreTile& tile, const ValueTile& values, const SoftmaxRows& part,
+                 const SoftmaxRows& total) {
+  score_tile(tile, values.values);
+  for (int row = 0; row < tile.rows; row += kMergeRows) {
+    const int rows = tile.rows - row < kMergeRows ? tile.rows - row : kMergeRows;
+    if (tile.visible[row + rows - 1] == 0) continue;
+    weigh_values(tile, values, row, rows, row == 0, part);
+    merge_rows(part, {total.max + row, total.sum + row, total.accumulated + row * padded_dim(tile.dim)}, rows,
+               tile.dim);
   }
 }
 
@@ -152,6 +90,7 @@ const cpu::AttentionKernels attention_kernels = {
     .bf16_pairs = kBf16Pairs,
     .pack_query = pack_query,
     .attend_chunk = attend_chunk,
+    .merge_chunk = merge_chunk,
     .merge_rows = merge_rows,
     .finish_row = finish_row,
     .softmax_chunk = softmax_chunk,

@@ -15,17 +15,31 @@ constexpr int kKernelPageRows = 16;
 constexpr int kChunkKeys = 256;
 constexpr int kChunkPages = kChunkKeys / kKernelPageRows;
 
-// Query rows that share one pass over the keys: a query's heads of one group, then the next query's.
-constexpr int kTileRows = 48;
-
 constexpr int kMaxKernelDim = 256;
+
+// Query rows that share one pass over the keys: a query's heads of one group, then the next query's. Many, for
+// the keys are rearranged once a pass; what they take of memory must fit a slot's scratch.
+constexpr int kTileRows = 96;
+constexpr int tile_rows(int dim) {
+  return dim <= 128 ? kTileRows : 64;
+}
+
+// Rows whose values are added, and then merged, at a time.
+constexpr int kMergeRows = 8;
+
+// Floats from one row of scores to the next: not a power of two, or the rows would share few sets of a cache.
+constexpr int kScoreStride = kChunkKeys + 16;
+
+// Keys rearranged at a time, at most.
+constexpr int kMaxBlockKeys = 32;
 
 // Floats of one query or accumulator row.
 constexpr int padded_dim(int dim) {
   return (dim + 15) / 16 * 16;
 }
 
-// Scaled scores of a tile's rows against one chunk of keys.
+// Scaled scores of a tile's rows against one chunk of keys. All exponentials here are powers of two: `scale`
+// holds the factor log2(e), and maxima are binary logarithms.
 struct ScoreTile {
   const float* q;           // [rows, padded_dim] packed by pack_query
   const int32_t* visible;   // [rows] keys of the chunk that each row sees, ascending, the last at least 1
@@ -35,11 +49,17 @@ struct ScoreTile {
   int rows;
   int dim;
   float scale;
-  float* transposed;  // scratch, [kMaxKernelDim, 32]
-  float* scores;      // out, [rows, kChunkKeys]; beyond `visible` anything
+  float* transposed;  // scratch, [dim rounded up to 16, kMaxBlockKeys]
+  float* scores;      // out, [rows, kScoreStride]; beyond `visible` anything
 };
 
-// The softmax state of rows over some of their keys: sum and weighted values relative to exp(max).
+// What attend_chunk reads beside keys: pages as in ScoreTile.
+struct ValueTile {
+  const void* const* values;
+  const void* const* next_keys;  // keys of the chunk that is read next, fetched on the way; may be null
+};
+
+// The softmax state of rows over some of their keys: sum and weighted values relative to 2^max.
 // A row that saw nothing has sum 0.
 struct SoftmaxRows {
   float* max;          // [rows]
@@ -53,8 +73,11 @@ struct AttentionKernels {
 
   void (*pack_query)(const void* q, Element type, int dim, bool pairs, float* out);
 
-  // State of the tile's rows over the chunk, with the chunk's pages of values; uses tile.scores.
-  void (*attend_chunk)(const ScoreTile& tile, const void* const* values, const SoftmaxRows& out);
+  // State of the tile's rows over the chunk; uses tile.scores.
+  void (*attend_chunk)(const ScoreTile& tile, const ValueTile& values, const SoftmaxRows& out);
+  // total = total merged with that state, which takes kMergeRows rows of `part` on the way.
+  void (*merge_chunk)(const ScoreTile& tile, const ValueTile& values, const SoftmaxRows& part,
+                      const SoftmaxRows& total);
   // total = total merged with part, for `rows` rows.
   void (*merge_rows)(const SoftmaxRows& part, const SoftmaxRows& total, int rows, int dim);
   // out = accumulated / sum; 0 when nothing was seen.
@@ -64,7 +87,7 @@ struct AttentionKernels {
   void (*softmax_chunk)(const ScoreTile& tile, float* max, float* sum);
   // For each key of the chunk: largest[key] = max(largest[key], score - lse[row]) over the tile's rows.
   void (*reduce_max)(const ScoreTile& tile, const float* lse, float* largest);
-  // For each key of the chunk: total[key] += exp(score - lse[row]), rows in order.
+  // For each key of the chunk: total[key] += 2^(score - lse[row]), rows in order.
   void (*reduce_sum)(const ScoreTile& tile, const float* lse, float* total);
 
   // total[padded_dim] = sum of k / |k| over the first `rows` keys of a chunk; zero keys add nothing.

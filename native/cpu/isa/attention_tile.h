@@ -9,9 +9,12 @@ namespace longhaul::LONGHAUL_ISA_NAMESPACE {
 using cpu::Element;
 using cpu::kChunkKeys;
 using cpu::kKernelPageRows;
+using cpu::kMergeRows;
+using cpu::kScoreStride;
 using cpu::padded_dim;
 using cpu::ScoreTile;
 using cpu::SoftmaxRows;
+using cpu::ValueTile;
 
 constexpr float kMinusInfinity = -__builtin_huge_valf();
 
@@ -72,31 +75,43 @@ LONGHAUL_INLINE const typename Values::Type* chunk_row(const void* const* pages,
 // ---- score tile ---------------------------------------------------------------------------------------------
 
 // Writes the scaled scores of every row against the keys that the last row sees. Each score is one chain over
-// the dimensions in order, whatever the other rows are.
-// Pages of `values` are fetched on the way, for later.
+// the dimensions in order, whatever the other rows are. Pages of `values` are fetched on the way, for later.
 void score_tile(const ScoreTile& tile, const void* const* values = nullptr);
 
-// Largest of a row's first n scores, and the sum of exp(score - max), which replaces the scores if `keep`.
-template <bool keep>
-LONGHAUL_INLINE void softmax_row(float* scores, int n, float* max, float* sum) {
-  const int end = (n + kLanes - 1) / kLanes * kLanes;
+// Largest of a row's first n scores, and the sum of 2^(score - max). `store_at(i, p)` takes these powers, of
+// kPower keys at a time, 0 beyond n.
+template <int kPower, class Store>
+LONGHAUL_INLINE void softmax_row(float* scores, int n, float* max, float* sum, Store store_at) {
+  constexpr int kStep = kPower * kLanes;
+  const int end = (n + kStep - 1) / kStep * kStep;
   for (int i = n; i < end; ++i) scores[i] = kMinusInfinity;
   Vec largest = load(scores);
-  for (int i = kLanes; i < end; i += kLanes)
+  for (int i = kLanes; i < end; i += kLanes) {
     largest = longhaul::LONGHAUL_ISA_NAMESPACE::max(largest, load(scores + i));
+  }
   *max = reduce_max(largest);
   const Vec shift = splat(*max);
   Vec total = zero();
-  for (int i = 0; i < end; i += kLanes) {
-    const Vec p = exp(sub(load(scores + i), shift));
-    if constexpr (keep) store(scores + i, p);
-    total = add(total, p);
+  for (int i = 0; i < end; i += kStep) {
+    Vec power[kPower];
+#pragma GCC unroll 2
+    for (int j = 0; j < kPower; ++j) {
+      power[j] = exp2_nonpositive(sub(load(scores + i + j * kLanes), shift));
+      total = add(total, power[j]);
+    }
+    store_at(i, power);
   }
   *sum = reduce_add(total);
 }
 
-// ---- entries of the table
-// -------------------------------------------------------------------------------------
+// ---- value tile ---------------------------------------------------------------------------------------------
+
+// Turns `rows` rows of scores, tile rows [row, row + rows), into the softmax state `out` of these rows, which
+// start at its row 0. Fetches next_keys on the way when `fetch` is set.
+void weigh_values(const ScoreTile& tile, const ValueTile& values, int row, int rows, bool fetch,
+                  const SoftmaxRows& out);
+
+// ---- entries of the table -----------------------------------------------------------------------------------
 
 void softmax_chunk(const ScoreTile& tile, float* max, float* sum);
 void reduce_max_chunk(const ScoreTile& tile, const float* lse, float* largest);

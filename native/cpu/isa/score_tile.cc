@@ -1,4 +1,4 @@
-// Queries times keys. The keys of a page are transposed once into a small buffer, so that lanes are keys and a
+// Queries times keys. Two pages of keys are transposed once into a small buffer, so that lanes are keys and a
 // score is a plain chain of multiply-adds over the dimensions; all rows of a tile share the transposed keys.
 #include "cpu/isa/attention_tile.h"
 
@@ -7,7 +7,9 @@ namespace {
 
 // Keys transposed at a time: two vectors, so that a broadcast query value feeds two multiply-adds.
 constexpr int kBlockKeys = 2 * kLanes;
+static_assert(kBlockKeys <= cpu::kMaxBlockKeys);
 
+// Rows at once: two sums each, which hide the latency of a multiply-add.
 #if defined(LONGHAUL_ISA_512)
 constexpr int kBlockRows = 8;
 #else
@@ -60,9 +62,7 @@ struct PairUnits : Bf16Values {
   static constexpr int kDims = 2;
   static LONGHAUL_INLINE Vec load_units(const uint16_t* p, int units) {
     if (units >= kLanes) return _mm512_castsi512_ps(_mm512_loadu_si512(p));
-    alignas(64) uint16_t lane[2 * kLanes] = {};
-    for (int i = 0; i < 2 * units; ++i) lane[i] = p[i];
-    return _mm512_castsi512_ps(_mm512_load_si512(lane));
+    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << units) - 1), p));
   }
   static LONGHAUL_INLINE Vec multiply_add(Vec key, Vec q, Vec sum) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(key), reinterpret_cast<__m512bh>(q));
@@ -70,18 +70,29 @@ struct PairUnits : Bf16Values {
 };
 #endif
 
-// out[unit][key] for kBlockKeys keys from `first` on; units are padded to whole vectors with zeros.
+// out[unit][key] for kBlockKeys keys from `first` on; units are padded to whole vectors with zeros. Asks for
+// the same lines of the values, and of the keys that come next: pages lie scattered, so the processor cannot
+// guess them.
 template <class Units>
-void transpose_keys(const void* const* pages, int first, int dim, float* out) {
+void transpose_keys(const void* const* pages, const void* const* values, int first, int dim, float* out) {
+  constexpr int kUnitBytes = Units::kDims * sizeof(typename Units::Type);
   const int units = dim / Units::kDims;
+  const int next = first + kBlockKeys < kChunkKeys ? kBlockKeys : 0;
   for (int half = 0; half < kBlockKeys; half += kLanes) {
     for (int unit = 0; unit < units; unit += kLanes) {
+      const auto row = [&](const void* const* from, int i) __attribute__((always_inline)) {
+        return chunk_row<Units>(from, first + half + i, dim) + unit * Units::kDims;
+      };
+      if (unit * kUnitBytes % 64 == 0) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) {
+          __builtin_prefetch(row(pages, next + i));
+          if (values != nullptr) __builtin_prefetch(row(values, i));
+        }
+      }
       Vec x[kLanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        x[i] = Units::load_units(chunk_row<Units>(pages, first + half + i, dim) + unit * Units::kDims,
-                                 units - unit);
-      }
+      for (int i = 0; i < kLanes; ++i) x[i] = Units::load_units(row(pages, i), units - unit);
       transpose(x);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) store(out + (unit + i) * kBlockKeys + half, x[i]);
@@ -107,21 +118,18 @@ LONGHAUL_INLINE void score_rows(const float* q, int q_stride, const float* keys,
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-    store(scores + r * kChunkKeys, mul(low[r], scale));
-    store(scores + r * kChunkKeys + kLanes, mul(high[r], scale));
+    store(scores + r * kScoreStride, mul(low[r], scale));
+    store(scores + r * kScoreStride + kLanes, mul(high[r], scale));
   }
 }
 
-// Asks for the lines of rows [first, first + kBlockKeys) that are not beyond `rows`. Pages lie scattered, so
-// the processor cannot guess the next one.
-template <class Units>
-LONGHAUL_INLINE void fetch_rows(const void* const* pages, int first, int rows, int dim) {
-  constexpr int kLine = 64 / sizeof(typename Units::Type);
-  const int end = first + kBlockKeys < rows ? first + kBlockKeys : rows;
-  for (int row = first; row < end; row += kKernelPageRows) {
-    const auto* values = chunk_row<Units>(pages, row, dim);
-    const int count = (end - row < kKernelPageRows ? end - row : kKernelPageRows) * dim;
-    for (int i = 0; i < count; i += kLine) __builtin_prefetch(values + i, 0, 2);
+// The last rows of a tile, fewer than kBlockRows, in one go too: few rows are all there is when decoding.
+template <class Units, int kRows>
+void score_last_rows(int rows, const float* q, int q_stride, const float* keys, int units, Vec scale,
+                     float* scores) {
+  if constexpr (kRows > 0) {
+    if (rows == kRows) return score_rows<Units, kRows>(q, q_stride, keys, units, scale, scores);
+    score_last_rows<Units, kRows - 1>(rows, q, q_stride, keys, units, scale, scores);
   }
 }
 
@@ -131,21 +139,19 @@ void score_tile_of(const ScoreTile& t, const void* const* values) {
   const int stride = padded_dim(t.dim);
   const Vec scale = splat(t.scale);
   const int keys = t.visible[t.rows - 1];
-  int row_begin = 0;
+  int row = 0;
   for (int key = 0; key < keys; key += kBlockKeys) {
-    while (t.visible[row_begin] <= key) ++row_begin;
-    fetch_rows<Units>(t.keys, key + kBlockKeys, keys, t.dim);
-    if (values != nullptr) fetch_rows<Units>(values, key, keys, t.dim);
-    transpose_keys<Units>(t.keys, key, t.dim, t.transposed);
-    const auto score = [&]<int kRows>(int row) __attribute__((always_inline)) {
-      score_rows<Units, kRows>(t.q + row * stride, stride, t.transposed, units, scale,
-                               t.scores + row * kChunkKeys + key);
-    };
-    int row = row_begin;
-    for (; row + kBlockRows <= t.rows; row += kBlockRows) score.template operator()<kBlockRows>(row);
-    if (kBlockRows > 4 && row + 4 <= t.rows) score.template operator()<4>(row), row += 4;
-    if (row + 2 <= t.rows) score.template operator()<2>(row), row += 2;
-    if (row < t.rows) score.template operator()<1>(row);
+    while (t.visible[row] <= key) ++row;
+    transpose_keys<Units>(t.keys, values, key, t.dim, t.transposed);
+    const float* q = t.q + row * stride;
+    float* scores = t.scores + row * kScoreStride + key;
+    int rows = t.rows - row;
+    for (; rows >= kBlockRows; rows -= kBlockRows) {
+      score_rows<Units, kBlockRows>(q, stride, t.transposed, units, scale, scores);
+      q += kBlockRows * stride;
+      scores += kBlockRows * kScoreStride;
+    }
+    score_last_rows<Units, kBlockRows - 1>(rows, q, stride, t.transposed, units, scale, scores);
   }
 }
 

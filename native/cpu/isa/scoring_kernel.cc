@@ -10,7 +10,8 @@ void softmax_chunk(const ScoreTile& tile, float* max, float* sum) {
       max[row] = kMinusInfinity;
       sum[row] = 0;
     } else {
-      softmax_row<false>(tile.scores + row * kChunkKeys, tile.visible[row], max + row, sum + row);
+      softmax_row<1>(tile.scores + row * kScoreStride, tile.visible[row], max + row, sum + row,
+                     [](int, const Vec(&)[1]) {});
     }
   }
 }
@@ -21,7 +22,7 @@ void reduce_max_chunk(const ScoreTile& tile, const float* lse, float* largest) {
   for (int key = 0; key < keys; key += kLanes) {
     Vec result = load(largest + key);
     for (int row = 0; row < tile.rows; ++row) {
-      result = max(result, sub(load(tile.scores + row * kChunkKeys + key), splat(lse[row])));
+      result = max(result, sub(load(tile.scores + row * kScoreStride + key), splat(lse[row])));
     }
     store(largest + key, result);
   }
@@ -33,7 +34,8 @@ void reduce_sum_chunk(const ScoreTile& tile, const float* lse, float* total) {
   for (int key = 0; key < keys; key += kLanes) {
     Vec result = load(total + key);
     for (int row = 0; row < tile.rows; ++row) {
-      result = add(result, exp(sub(load(tile.scores + row * kChunkKeys + key), splat(lse[row]))));
+      result =
+          add(result, exp2_nonpositive(sub(load(tile.scores + row * kScoreStride + key), splat(lse[row]))));
     }
     store(total + key, result);
   }

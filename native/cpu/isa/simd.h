@@ -310,24 +310,60 @@ LONGHAUL_INLINE void store_lanes(float* p, Vec x) {
 
 #endif
 
-// Lanes are summed in pairs, halving each time: the same order whatever the compiler.
+// Lanes are summed in pairs, halving each time: the same order whatever the instruction set.
+#if defined(LONGHAUL_ISA_512) || defined(LONGHAUL_ISA_avx2)
+#if defined(LONGHAUL_ISA_512)
+LONGHAUL_INLINE __m256 lower_half(__m512 x) {
+  return _mm512_castps512_ps256(x);
+}
+LONGHAUL_INLINE __m256 upper_half(__m512 x) {
+  return _mm512_extractf32x8_ps(x, 1);
+}
+LONGHAUL_INLINE __m256 add(__m256 a, __m256 b) {
+  return _mm256_add_ps(a, b);
+}
+LONGHAUL_INLINE __m256 max(__m256 a, __m256 b) {
+  return _mm256_max_ps(a, b);
+}
+#endif
+LONGHAUL_INLINE __m128 lower_half(__m256 x) {
+  return _mm256_castps256_ps128(x);
+}
+LONGHAUL_INLINE __m128 upper_half(__m256 x) {
+  return _mm256_extractf128_ps(x, 1);
+}
+LONGHAUL_INLINE float reduce_add(__m128 x) {
+  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+}
+LONGHAUL_INLINE float reduce_max(__m128 x) {
+  x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+}
+LONGHAUL_INLINE float reduce_add(__m256 x) {
+  return reduce_add(_mm_add_ps(lower_half(x), upper_half(x)));
+}
+LONGHAUL_INLINE float reduce_max(__m256 x) {
+  return reduce_max(_mm_max_ps(lower_half(x), upper_half(x)));
+}
+#if defined(LONGHAUL_ISA_512)
+LONGHAUL_INLINE float reduce_add(__m512 x) {
+  return reduce_add(add(lower_half(x), upper_half(x)));
+}
+LONGHAUL_INLINE float reduce_max(__m512 x) {
+  return reduce_max(max(lower_half(x), upper_half(x)));
+}
+#endif
+#else
 LONGHAUL_INLINE float reduce_add(Vec x) {
-  alignas(64) float lane[kLanes];
-  store_lanes(lane, x);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
-  }
-  return lane[0];
+  return (x[0] + x[2]) + (x[1] + x[3]);
 }
-
 LONGHAUL_INLINE float reduce_max(Vec x) {
-  alignas(64) float lane[kLanes];
-  store_lanes(lane, x);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
-  }
-  return lane[0];
+  const float a = x[0] > x[2] ? x[0] : x[2];
+  const float b = x[1] > x[3] ? x[1] : x[3];
+  return a > b ? a : b;
 }
+#endif
 
 // e^x within 2 units in the last place; 0 for -inf and below -104, inf above 88.8, NaN kept.
 LONGHAUL_INLINE Vec exp(Vec x) {
@@ -344,6 +380,28 @@ LONGHAUL_INLINE Vec exp(Vec x) {
   p = fma(p, r, splat(1.0f / 6));
   p = fma(p, r, splat(0.5f));
   p = fma(p, r, splat(1.0f));
+  p = fma(p, r, splat(1.0f));
+  return scale_by_power(p, n);
+}
+
+// 2^x within 2 units in the last place for x <= 0, or as little above as rounding makes it; exactly 1 for 0; 0
+// for -inf and below -150, NaN kept.
+LONGHAUL_INLINE Vec exp2_nonpositive(Vec x) {
+  x = max(splat(-160.0f), x);
+#if defined(LONGHAUL_ISA_512)
+  // x less its floor; scalef takes the floor itself.
+  const Vec r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  const Vec n = x;
+#else
+  const Vec n = round_even(sub(x, splat(0.5f)));
+  const Vec r = sub(x, n);
+#endif
+  // The fifth-degree polynomial nearest to 2^r in [0, 1] with 2^0 = 1: its error is 8e-8.
+  Vec p = splat(0x1.e974fcp-10f);
+  p = fma(p, r, splat(0x1.277854p-7f));
+  p = fma(p, r, splat(0x1.c91ce6p-5f));
+  p = fma(p, r, splat(0x1.ebdb56p-3f));
+  p = fma(p, r, splat(0x1.62e4bap-1f));
   p = fma(p, r, splat(1.0f));
   return scale_by_power(p, n);
 }

@@ -1,0 +1,218 @@
+// Softmax weights times values, for a few rows of a score tile at a time.
+#include "cpu/isa/attention_tile.h"
+
+namespace longhaul::LONGHAUL_ISA_NAMESPACE {
+namespace {
+
+// Rows that share a loaded value. Together with the vectors of values held at a time they make 8 to 16 sums,
+// which hide the latency of a multiply-add.
+#if defined(LONGHAUL_ISA_512)
+constexpr int kValueRows = 8;
+constexpr int value_vecs(int rows) {
+  return rows <= 4 ? 4 : 2;
+}
+#else
+constexpr int kValueRows = 4;
+constexpr int value_vecs(int) {
+  return 2;
+}
+#endif
+static_assert(kMergeRows % kValueRows == 0);
+
+// A term is what one lane adds to a sum at once: the value of one key as f32 ...
+template <class Values>
+struct ValueTerms : Values {
+  static constexpr int kKeys = 1;
+
+  // kVecs vectors of key `key`'s values from d on, or what is left of the row (kVecs = 1).
+  template <int kVecs>
+  static LONGHAUL_INLINE void load_terms(const void* const* values, int key, int, int dim, int d,
+                                         Vec (&out)[kVecs]) {
+    const auto* row = chunk_row<Values>(values, key, dim) + d;
+    if constexpr (kVecs == 1) {
+      out[0] = load_first<Values>(row, dim - d);
+    } else {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) out[v] = Values::load_all(row + v * kLanes);
+    }
+  }
+  static LONGHAUL_INLINE Vec weight(const float* weights, int key) {
+    return splat(weights[key]);
+  }
+  static LONGHAUL_INLINE Vec multiply_add(Vec weight, Vec value, Vec sum) {
+    return fma(weight, value, sum);
+  }
+
+  static LONGHAUL_INLINE void softmax(float* scores, int n, float* max, float* sum) {
+    softmax_row<1>(
+        scores, n, max,
+        sum, [=](int i, const Vec(&power)[1]) __attribute__((always_inline)) { store(scores + i, power[0]); });
+  }
+};
+
+#if defined(LONGHAUL_ISA_avx512bf16)
+// ... or the bf16 values of two neighbouring keys, with weights rounded to bf16. These take the place of the
+// scores, as many to a row's first half.
+struct PairTerms : Bf16Values {
+  static constexpr int kKeys = 2;
+
+  // The second key may be beyond `end`: it must not be read even to be multiplied by zero, it may be infinite.
+  template <int kVecs>
+  static LONGHAUL_INLINE void load_terms(const void* const* values, int key, int end, int dim, int d,
+                                         Vec (&out)[kVecs]) {
+    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7,
+                                         38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i high = _mm512_set_epi16(63, 31, 62, 30, 61, 29, 60, 28, 59, 27, 58, 26, 57, 25, 56, 24, 55,
+                                          23, 54, 22, 53, 21, 52, 20, 51, 19, 50, 18, 49, 17, 48, 16);
+    const uint16_t* row = chunk_row<Bf16Values>(values, key, dim) + d;
+    const bool both = key + 1 < end;
+    if constexpr (kVecs == 1) {
+      const int n = dim - d < kLanes ? dim - d : kLanes;
+      const auto mask = static_cast<__mmask32>((1u << n) - 1);
+      const __m512i first = _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), row));
+      const __m512i second = _mm512_maskz_loadu_epi16(both ? mask : 0, row + dim);
+      out[0] = _mm512_castsi512_ps(_mm512_permutex2var_epi16(first, low, second));
+    } else {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVecs; v += 2) {
+        const __m512i first = _mm512_loadu_si512(row + v * kLanes);
+        const __m512i second = both ? _mm512_loadu_si512(row + dim + v * kLanes) : _mm512_setzero_si512();
+        out[v] = _mm512_castsi512_ps(_mm512_permutex2var_epi16(first, low, second));
+        out[v + 1] = _mm512_castsi512_ps(_mm512_permutex2var_epi16(first, high, second));
+      }
+    }
+  }
+  static LONGHAUL_INLINE Vec weight(const float* weights, int key) {
+    return splat(weights[key / 2]);
+  }
+  static LONGHAUL_INLINE Vec multiply_add(Vec weight, Vec value, Vec sum) {
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(value), reinterpret_cast<__m512bh>(weight));
+  }
+
+  static LONGHAUL_INLINE void softmax(float* scores, int n, float* max, float* sum) {
+    softmax_row<2>(
+        scores, n, max, sum, [=](int i, const Vec(&power)[2]) __attribute__((always_inline)) {
+          const __m512bh pairs = _mm512_cvtne2ps_pbh(power[1], power[0]);
+          _mm512_storeu_ps(scores + i / 2, reinterpret_cast<__m512>(pairs));
+        });
+  }
+};
+#endif
+
+// Values that kRows rows add up: keys [begin, end) of the pages, dimensions d and up.
+struct Span {
+  const float* weights;  // [rows, kScoreStride]
+  const void* const* values;
+  const void* const* fetched;  // pages whose same lines are asked for, or null
+  int begin, end;
+  int dim, d;
+  float* sums;  // [rows, padded dim], written when begin = 0, else added to
+};
+
+// Keys in order, from an even one on.
+template <class Terms, int kRows, int kVecs>
+LONGHAUL_INLINE void add_values(const Span& s) {
+  constexpr int kLine = 64 / sizeof(typename Terms::Type);
+  const int stride = padded_dim(s.dim);
+  float* sums = s.sums + s.d;
+  Vec sum[kRows][kVecs];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) sum[r][v] = s.begin == 0 ? zero() : load(sums + r * stride + v * kLanes);
+  }
+  for (int key = s.begin; key < s.end; key += Terms::kKeys) {
+    if (s.fetched != nullptr) {
+      const auto* next = chunk_row<Terms>(s.fetched, key, s.dim) + s.d;
+#pragma GCC unroll 2
+      for (int k = 0; k < Terms::kKeys; ++k) {
+#pragma GCC unroll 4
+        for (int i = 0; i < kVecs * kLanes; i += kLine) __builtin_prefetch(next + k * s.dim + i);
+      }
+    }
+    Vec value[kVecs];
+    Terms::load_terms(s.values, key, s.end, s.dim, s.d, value);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const Vec weight = Terms::weight(s.weights + r * kScoreStride, key);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = Terms::multiply_add(weight, value[v], sum[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) store(sums + r * stride + v * kLanes, sum[r][v]);
+  }
+}
+
+template <class Terms, int kRows>
+void add_rows(Span s) {
+  constexpr int kVecs = value_vecs(kRows);
+  for (; s.d + kVecs * kLanes <= s.dim; s.d += kVecs * kLanes) add_values<Terms, kRows, kVecs>(s);
+  if constexpr (kVecs > 2) {
+    for (; s.d + 2 * kLanes <= s.dim; s.d += 2 * kLanes) add_values<Terms, kRows, 2>(s);
+  }
+  for (; s.d < s.dim; s.d += kLanes) add_values<Terms, kRows, 1>(s);
+}
+
+template <class Terms, int kRows = kValueRows>
+void add_rows_of(int rows, const Span& s) {
+  if constexpr (kRows > 0) {
+    if (rows == kRows) return add_rows<Terms, kRows>(s);
+    add_rows_of<Terms, kRows - 1>(rows, s);
+  }
+}
+
+template <class Terms>
+void weigh_values_of(const ScoreTile& t, const ValueTile& values, int row, int rows, bool fetch,
+                     const SoftmaxRows& out) {
+  const int stride = padded_dim(t.dim);
+  const int* visible = t.visible + row;
+  float* weights = t.scores + row * kScoreStride;
+  int r = 0;
+  for (; r < rows && visible[r] == 0; ++r) {
+    out.max[r] = kMinusInfinity;
+    out.sum[r] = 0;
+  }
+  for (int i = r; i < rows; ++i)
+    Terms::softmax(weights + i * kScoreStride, visible[i], out.max + i, out.sum + i);
+  while (r < rows) {
+    const int count = rows - r < kValueRows ? rows - r : kValueRows;
+    // Terms that all of these rows see, then what each one sees beyond: a later value must not even be
+    // multiplied by zero, it may be infinite.
+    const int last = visible[r + count - 1];
+    const int common = visible[r] == last ? last : visible[r] / Terms::kKeys * Terms::kKeys;
+    Span span = {.weights = weights + r * kScoreStride,
+                 .values = values.values,
+                 .fetched = fetch ? values.next_keys : nullptr,
+                 .begin = 0,
+                 .end = common,
+                 .dim = t.dim,
+                 .d = 0,
+                 .sums = out.accumulated + r * stride};
+    add_rows_of<Terms>(count, span);
+    span.fetched = nullptr;
+    span.begin = common;
+    for (int i = 0; i < count; ++i, span.weights += kScoreStride, span.sums += stride) {
+      span.end = visible[r + i];
+      if (span.end > common) add_rows<Terms, 1>(span);
+    }
+    r += count;
+    fetch = false;
+  }
+}
+
+}  // namespace
+
+void weigh_values(const ScoreTile& tile, const ValueTile& values, int row, int rows, bool fetch,
+                  const SoftmaxRows& out) {
+#if defined(LONGHAUL_ISA_avx512bf16)
+  if (tile.pairs) return weigh_values_of<PairTerms>(tile, values, row, rows, fetch, out);
+#endif
+  with_values(tile.type, [&]<class Values>(Values) {
+    weigh_values_of<ValueTerms<Values>>(tile, values, row, rows, fetch, out);
+  });
+}
+
+}  // namespace longhaul::LONGHAUL_ISA_NAMESPACE
