@@ -1,6 +1,7 @@
 #include "engine/sequence.h"
 
 #include <algorithm>
+#include <new>
 #include <numeric>
 
 namespace longhaul {
@@ -123,7 +124,14 @@ Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> 
                         .rows = static_cast<int32_t>(tokens.size()),
                         .observers = static_cast<int32_t>(observers.size()),
                         .evict = evict};
-  if (Status status = model_.forward(pool_, std::span(&segment, 1), observer); !status.ok()) {
+  Status status;
+  try {
+    status = model_.forward(pool_, std::span(&segment, 1), observer);
+  } catch (const std::bad_alloc&) {
+    // The engine would survive it, but this sequence's layers disagree as after any other failure.
+    status = out_of_memory("the process has no memory left");
+  }
+  if (!status.ok()) {
     damage_ =
         Status(status.code(), "this conversation's cache broke in a failed pass and cannot be used any more: " +
                                   status.message());
