@@ -5,6 +5,13 @@
 #include "engine/tasks.h"
 
 namespace longhaul {
+namespace {
+
+Status disposed() {
+  return {Code::kDisposed, "the engine was disposed of"};
+}
+
+}  // namespace
 
 Engine::Engine(EngineOptions options, std::function<void()> notify)
     : options_(std::move(options)), notify_(std::move(notify)), thread_([this] { main(); }) {}
@@ -209,13 +216,15 @@ void Engine::main() {
       if (stopping_) break;
       task = tasks_.front();
     }
-    if (status.ok()) {
-      run_task(*task);
-    } else {
-      tell({.task = task->id, .kind = EventKind::kFailed, .status = status});
+    const uint64_t id = task->id;
+    const Status outcome = status.ok() ? run_task(*task) : status;
+    {
+      std::lock_guard lock(mutex_);
+      tasks_.pop_front();
     }
-    std::lock_guard lock(mutex_);
-    tasks_.pop_front();
+    // Whoever hears of a failure finds what the task held free again.
+    task.reset();
+    if (!outcome.ok()) tell({.task = id, .kind = EventKind::kFailed, .status = outcome});
   }
 
   std::deque<std::shared_ptr<Task>> left;
@@ -224,13 +233,11 @@ void Engine::main() {
     left.swap(tasks_);
   }
   for (const std::shared_ptr<Task>& task : left) {
-    tell({.task = task->id,
-          .kind = EventKind::kFailed,
-          .status = Status(Code::kDisposed, "the engine was disposed of")});
+    tell({.task = task->id, .kind = EventKind::kFailed, .status = disposed()});
   }
 }
 
-void Engine::run_task(Task& task) {
+Status Engine::run_task(Task& task) {
   for (;;) {
     Result<bool> finished = false;
     try {
@@ -238,17 +245,9 @@ void Engine::run_task(Task& task) {
     } catch (const std::bad_alloc&) {
       finished = out_of_memory("the process has no memory left");
     }
-    if (!finished.ok()) {
-      tell({.task = task.id, .kind = EventKind::kFailed, .status = finished.status()});
-      return;
-    }
-    if (finished.value()) return;
-    if (stopping_) {
-      tell({.task = task.id,
-            .kind = EventKind::kFailed,
-            .status = Status(Code::kDisposed, "the engine was disposed of")});
-      return;
-    }
+    if (!finished.ok()) return finished.status();
+    if (finished.value()) return Status();
+    if (stopping_) return disposed();
   }
 }
 

@@ -92,7 +92,7 @@ class Task {
 class Engine {
  public:
   // Starts the thread, which loads the model: task 0 tells progress, then kDone or kFailed. `notify` is called
-  // from the engine's thread when events become available after none were; it must not block.
+  // from the engine's thread when events become available after none were; it must neither block nor throw.
   Engine(EngineOptions options, std::function<void()> notify);
   // Finishes the step under way, fails every task with kDisposed and joins.
   ~Engine();
@@ -145,7 +145,8 @@ class Engine {
   uint64_t submit(std::unique_ptr<Task> task);
   void main();
   Status load();
-  void run_task(Task& task);
+  // Steps until the task has told its kDone; else why it failed, which main() tells.
+  Status run_task(Task& task);
   void publish();
 
   EngineOptions options_;

@@ -73,7 +73,8 @@ Result<bool> GenerateTask::answer_step(Engine& engine, Sequence& sequence) {
   if (drawn_ == options_.max_tokens) return finish(engine, FinishReason::kLength);
   if (!sequence.tail_holds(1)) {
     if (options_.confirm) engine.wait_confirmed(*this, drawn_);
-    if (cancelled || engine.stopping()) return finish(engine, FinishReason::kCancelled);
+    if (cancelled) return finish(engine, FinishReason::kCancelled);
+    if (engine.stopping()) return false;
     LONGHAUL_TRY(sequence.evict_tail());
   }
   LONGHAUL_TRY(sequence.extend({&token, 1}));

@@ -11,6 +11,16 @@ Result<bool> CallTask::step(Engine& engine) {
 }
 
 Result<bool> IngestTask::step(Engine& engine) {
+  const auto told = [&] { return static_cast<int64_t>(done_ - std::min(done_, pending_)); };
+  // Looked at once a step: what is admitted below also runs below, or a pending token would be lost between.
+  if (cancelled) {
+    engine.tell({.task = id,
+                 .kind = EventKind::kDone,
+                 .done = told(),
+                 .total = static_cast<int64_t>(tokens_.size() - pending_),
+                 .finish = FinishReason::kCancelled});
+    return true;
+  }
   LONGHAUL_ASSIGN(Sequence * sequence, engine.find(sequence_));
   if (!admitted_) {
     LONGHAUL_TRY(engine.check_tokens(tokens_));
@@ -20,22 +30,13 @@ Result<bool> IngestTask::step(Engine& engine) {
       engine.tell({.task = id, .kind = EventKind::kDone});
       return true;
     }
-    if (sequence->pending && !cancelled) {
+    if (sequence->pending) {
       pending_ = 1;
       tokens_.insert(tokens_.begin(), *sequence->pending);
       sequence->pending.reset();
     }
   }
-  const auto told = [&] { return static_cast<int64_t>(done_ - std::min(done_, pending_)); };
   const int64_t total = static_cast<int64_t>(tokens_.size() - pending_);
-  if (cancelled) {
-    engine.tell({.task = id,
-                 .kind = EventKind::kDone,
-                 .done = told(),
-                 .total = total,
-                 .finish = FinishReason::kCancelled});
-    return true;
-  }
   const size_t count = std::min(tokens_.size() - done_, static_cast<size_t>(sequence->policy().block));
   LONGHAUL_TRY(sequence->prefill({tokens_.data() + done_, count}));
   done_ += count;
@@ -56,8 +57,9 @@ Result<std::unique_ptr<Sequence>> scratch_sequence(Engine& engine, const std::ve
   return sequence;
 }
 
-bool stop_if_cancelled(Engine& engine, const Task& task) {
+bool stop_if_cancelled(Engine& engine, const Task& task, std::unique_ptr<Sequence>& scratch) {
   if (!task.cancelled) return false;
+  scratch.reset();  // whoever hears of the end finds its memory free
   engine.tell({.task = task.id, .kind = EventKind::kDone, .finish = FinishReason::kCancelled});
   return true;
 }
@@ -73,11 +75,11 @@ float log_probability(const float* logits, int64_t vocab, int32_t token) {
 }  // namespace
 
 Result<bool> ScoreTask::step(Engine& engine) {
+  if (stop_if_cancelled(engine, *this, sequence_)) return true;
   if (sequence_ == nullptr) {
     if (tokens_.empty()) return invalid_argument("there is no token to score");
     LONGHAUL_ASSIGN(sequence_, scratch_sequence(engine, tokens_));
   }
-  if (stop_if_cancelled(engine, *this)) return true;
   const size_t count = std::min(tokens_.size() - done_, static_cast<size_t>(sequence_->policy().block));
   LONGHAUL_TRY(sequence_->extend({tokens_.data() + done_, count}));
 
@@ -117,12 +119,12 @@ Result<bool> ScoreTask::step(Engine& engine) {
 }
 
 Result<bool> EmbedTask::step(Engine& engine) {
+  if (stop_if_cancelled(engine, *this, sequence_)) return true;
   if (sequence_ == nullptr) {
     if (tokens_.empty()) return invalid_argument("there is no token to embed");
     LONGHAUL_ASSIGN(sequence_, scratch_sequence(engine, tokens_));
     sum_.assign(static_cast<size_t>(engine.model().config().hidden_size), 0.0);
   }
-  if (stop_if_cancelled(engine, *this)) return true;
   const size_t count = std::min(tokens_.size() - done_, static_cast<size_t>(sequence_->policy().block));
   LONGHAUL_TRY(sequence_->extend({tokens_.data() + done_, count}));
   done_ += count;
