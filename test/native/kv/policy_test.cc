@@ -1,0 +1,81 @@
+// What a policy reserves, by the formula's own terms, and which policies are refused.
+#include "kv/policy.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+
+namespace longhaul {
+namespace {
+
+constexpr KvGeometry kGeometry{.layers = 2, .kv_heads = 3, .head_dim = 8, .dtype = DType::kF32};
+
+MemoryPolicy policy_of(PolicyKind kind) {
+  MemoryPolicy policy;
+  policy.kind = kind;
+  policy.budgets = {100, 40};
+  policy.block = 30;
+  policy.tail = 17;
+  policy.window = 5;
+  policy.prompt = {1, 2, 3};
+  return policy;
+}
+
+TEST(PolicyTest, PageHoldsKeysValuesAndPositions) {
+  EXPECT_EQ(kGeometry.page_bytes(), 16 * (2 * 8 * 4 + 4));
+}
+
+TEST(PolicyTest, ReservationAddsKeptRowsTailAndTheBlockInHand) {
+  // Kept: floor(100 * 3 / 16) + 3 and floor(40 * 3 / 16) + 3. Tail: 2 layers, 3 heads, 2 pages. Block: 3 heads
+  // of 30 rows, and 33 with the prompt, and 35 with the window.
+  const int64_t kept = (18 + 3) + (7 + 3);
+  const int64_t tail = 2 * 3 * 2;
+  EXPECT_EQ(reservation_pages(policy_of(PolicyKind::kKeyDiff), kGeometry), kept + tail + 3 * 2);
+  EXPECT_EQ(reservation_pages(policy_of(PolicyKind::kPatchedPrompt), kGeometry), kept + tail + 3 * 3);
+  EXPECT_EQ(reservation_pages(policy_of(PolicyKind::kSnapKv), kGeometry), kept + tail + 3 * 3);
+  const std::string text = explain_reservation(policy_of(PolicyKind::kPatchedPrompt), kGeometry);
+  EXPECT_NE(text.find("= 52 pages of 1088 bytes = 56576 bytes"), std::string::npos) << text;
+}
+
+TEST(PolicyTest, OneHeadMayHoldTheBudgetOfAllOnlyAtLevelPair) {
+  MemoryPolicy policy = policy_of(PolicyKind::kPatchedPrompt);
+  EXPECT_EQ(head_capacity(policy, kGeometry), 100 * 3 + 17 + 30 + 3);
+  policy.level = SelectLevel::kHead;
+  EXPECT_EQ(head_capacity(policy, kGeometry), 100 + 17 + 30 + 3);
+}
+
+TEST(PolicyTest, HugeOptionsDoNotOverflow) {
+  constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
+  MemoryPolicy policy = policy_of(PolicyKind::kSnapKv);
+  policy.budgets = {kMost, kMost};
+  policy.block = policy.tail = kMost;
+  policy.window = kMost - 1;
+  EXPECT_TRUE(check(policy, kGeometry).ok());
+  EXPECT_GT(reservation_pages(policy, kGeometry), int64_t{kMost});
+  EXPECT_GT(head_capacity(policy, kGeometry), int64_t{kMost} * 3);
+  EXPECT_EQ(explain_reservation(policy, kGeometry).find('-'), std::string::npos);
+}
+
+TEST(PolicyTest, RefusalsNameTheOption) {
+  const auto refused = [](PolicyKind kind, const char* option, auto change) {
+    MemoryPolicy policy = policy_of(kind);
+    EXPECT_TRUE(check(policy, kGeometry).ok());
+    change(policy);
+    const Status status = check(policy, kGeometry);
+    EXPECT_EQ(status.code(), Code::kInvalidArgument);
+    EXPECT_EQ(status.message().find(option), 0u) << status.message();
+  };
+  refused(PolicyKind::kFull, "block", [](MemoryPolicy& p) { p.block = 0; });
+  refused(PolicyKind::kKeyDiff, "tail", [](MemoryPolicy& p) { p.tail = 0; });
+  refused(PolicyKind::kKeyDiff, "budget", [](MemoryPolicy& p) { p.budgets = {100}; });
+  refused(PolicyKind::kKeyDiff, "budget", [](MemoryPolicy& p) { p.budgets[1] = 0; });
+  refused(PolicyKind::kStreaming, "sinks", [](MemoryPolicy& p) { p.sinks = 40; });
+  refused(PolicyKind::kStreaming, "sinks", [](MemoryPolicy& p) { p.sinks = -1; });
+  refused(PolicyKind::kSnapKv, "window", [](MemoryPolicy& p) { p.window = 40; });
+  refused(PolicyKind::kSnapKvRefed, "window", [](MemoryPolicy& p) { p.window = 0; });
+  refused(PolicyKind::kSnapKv, "kernel", [](MemoryPolicy& p) { p.pool_kernel = 4; });
+  refused(PolicyKind::kPatchedPrompt, "policy 'patched-prompt'", [](MemoryPolicy& p) { p.prompt.clear(); });
+}
+
+}  // namespace
+}  // namespace longhaul
