@@ -1,6 +1,6 @@
 #include "engine_wrap.h"
 
-#include <system_error>
+#include <exception>
 #include <utility>
 
 #include "convert.h"
@@ -70,9 +70,9 @@ EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Engine
     engine_ = std::make_unique<Engine>(std::move(options), [events = events_] {
       napi_call_threadsafe_function(events, nullptr, napi_tsfn_nonblocking);
     });
-  } catch (const std::system_error& error) {
+  } catch (const std::exception& error) {
     napi_release_threadsafe_function(events_, napi_tsfn_abort);
-    throw to_js_error(env, out_of_memory(std::string("cannot start the engine's thread: ") + error.what()));
+    throw to_js_error(env, out_of_memory(std::string("cannot start the engine: ") + error.what()));
   }
   info.This().As<Napi::Object>().TypeTag(&kEngineTag);
   live_tasks_ = 1;
@@ -180,6 +180,8 @@ void EngineWrap::call_js(napi_env raw_env, napi_value callback, void* context, v
     static_cast<EngineWrap*>(context)->deliver(env, Napi::Function(env, callback));
   } catch (const Napi::Error& error) {
     error.ThrowAsJavaScriptException();
+  } catch (const std::exception& error) {
+    Napi::Error::New(env, error.what()).ThrowAsJavaScriptException();
   }
 }
 
