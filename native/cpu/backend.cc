@@ -40,6 +40,7 @@ constexpr Ops kOps = {
 };
 
 constexpr size_t kLine = 64;
+constexpr size_t kSmallPage = 4096;
 constexpr size_t kHugePage = size_t{2} << 20;
 
 size_t round_up(size_t value, size_t multiple) {
@@ -90,7 +91,8 @@ class CpuBackend final : public Backend {
       if (data != nullptr) std::memset(data, 0, bytes);
       return data;
     }
-    const size_t size = round_up(bytes, kHugePage);
+    // Aligned for huge pages, but not rounded to them: what is accounted for is what is resident.
+    const size_t size = round_up(bytes, kSmallPage);
     void* mapping =
         ::mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapping == MAP_FAILED) return nullptr;
@@ -107,7 +109,7 @@ class CpuBackend final : public Backend {
     if (bytes < kHugePage) {
       std::free(data);
     } else {
-      ::munmap(data, round_up(bytes, kHugePage));
+      ::munmap(data, round_up(bytes, kSmallPage));
     }
   }
 

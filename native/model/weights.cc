@@ -198,14 +198,15 @@ Result<ModelWeights> load_weights(Backend& backend, Stream& stream, const ModelC
   }
   LONGHAUL_ASSIGN(weights.embedding, loader.matrix({{embedding, vocab}}, hidden));
   weights.dtype = loader.dtype();
+  // The largest matrices first: while one is packed its source is resident too, and now little else is.
+  if (!config.tie_word_embeddings) {
+    LONGHAUL_ASSIGN(weights.lm_head, loader.matrix({{"lm_head.weight", vocab}}, hidden));
+  }
   for (int64_t index = 0; index < config.layers; ++index) {
     LONGHAUL_ASSIGN(LayerWeights layer, load_layer(loader, config, index));
     weights.layers.push_back(std::move(layer));
   }
   LONGHAUL_ASSIGN(weights.final_norm, loader.vector({{"model.norm.weight", hidden}}));
-  if (!config.tie_word_embeddings) {
-    LONGHAUL_ASSIGN(weights.lm_head, loader.matrix({{"lm_head.weight", vocab}}, hidden));
-  }
   const std::vector<double> frequencies = rope_frequencies(config);
   LONGHAUL_ASSIGN(weights.rope_frequencies,
                   loader.upload(frequencies.data(), DType::kF64, static_cast<int64_t>(frequencies.size())));
