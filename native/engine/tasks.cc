@@ -46,23 +46,33 @@ Result<bool> IngestTask::step(Engine& engine) {
   return finished;
 }
 
+Result<bool> ReadTask::step(Engine& engine) {
+  if (cancelled) {
+    sequence_.reset();  // whoever hears of the end finds its memory free
+    engine.tell({.task = id, .kind = EventKind::kDone, .finish = FinishReason::kCancelled});
+    return true;
+  }
+  if (sequence_ == nullptr) {
+    if (tokens_.empty()) return invalid_argument("there is no token to read");
+    LONGHAUL_TRY(engine.check_tokens(tokens_));
+    LONGHAUL_ASSIGN(sequence_, Sequence::create(engine.model(), engine.pool(), MemoryPolicy()));
+    LONGHAUL_TRY(sequence_->admit(static_cast<int64_t>(tokens_.size())));
+  }
+  const size_t count = std::min(tokens_.size() - done_, static_cast<size_t>(sequence_->policy().block));
+  LONGHAUL_TRY(sequence_->extend({tokens_.data() + done_, count}));
+  LONGHAUL_TRY(read(engine, done_, count));
+  done_ += count;
+  const bool finished = done_ == tokens_.size();
+  if (finished) sequence_.reset();
+  engine.tell({.task = id,
+               .kind = finished ? EventKind::kDone : EventKind::kProgress,
+               .done = static_cast<int64_t>(done_),
+               .total = static_cast<int64_t>(tokens_.size()),
+               .values = finished ? take_values() : std::vector<float>()});
+  return finished;
+}
+
 namespace {
-
-// A cache of its own for work outside any conversation.
-Result<std::unique_ptr<Sequence>> scratch_sequence(Engine& engine, const std::vector<int32_t>& tokens) {
-  LONGHAUL_TRY(engine.check_tokens(tokens));
-  LONGHAUL_ASSIGN(std::unique_ptr<Sequence> sequence,
-                  Sequence::create(engine.model(), engine.pool(), MemoryPolicy()));
-  LONGHAUL_TRY(sequence->admit(static_cast<int64_t>(tokens.size())));
-  return sequence;
-}
-
-bool stop_if_cancelled(Engine& engine, const Task& task, std::unique_ptr<Sequence>& scratch) {
-  if (!task.cancelled) return false;
-  scratch.reset();  // whoever hears of the end finds its memory free
-  engine.tell({.task = task.id, .kind = EventKind::kDone, .finish = FinishReason::kCancelled});
-  return true;
-}
 
 // log softmax(logits)[token], summed in double.
 float log_probability(const float* logits, int64_t vocab, int32_t token) {
@@ -74,87 +84,55 @@ float log_probability(const float* logits, int64_t vocab, int32_t token) {
 
 }  // namespace
 
-Result<bool> ScoreTask::step(Engine& engine) {
-  if (stop_if_cancelled(engine, *this, sequence_)) return true;
-  if (sequence_ == nullptr) {
-    if (tokens_.empty()) return invalid_argument("there is no token to score");
-    LONGHAUL_ASSIGN(sequence_, scratch_sequence(engine, tokens_));
-  }
-  const size_t count = std::min(tokens_.size() - done_, static_cast<size_t>(sequence_->policy().block));
-  LONGHAUL_TRY(sequence_->extend({tokens_.data() + done_, count}));
-
-  const int64_t vocab = engine.model().config().vocab_size;
+Status ScoreTask::read(Engine& engine, size_t begin, size_t count) {
+  Transformer& model = engine.model();
+  const int64_t vocab = model.config().vocab_size;
   std::vector<float> chunk;
   for (size_t row = 0; row < count; row += Transformer::kLogitRows) {
     const size_t rows = std::min(count - row, static_cast<size_t>(Transformer::kLogitRows));
-    LONGHAUL_ASSIGN(const Tensor logits,
-                    engine.model().logits(static_cast<int64_t>(row), static_cast<int64_t>(rows)));
+    LONGHAUL_ASSIGN(const Tensor logits, model.logits(static_cast<int64_t>(row), static_cast<int64_t>(rows)));
     chunk.resize(rows * static_cast<size_t>(vocab));
-    LONGHAUL_TRY(engine.model().backend().download(engine.model().stream(), chunk.data(), logits.data,
-                                                   chunk.size() * sizeof(float)));
+    LONGHAUL_TRY(
+        model.backend().download(model.stream(), chunk.data(), logits.data, chunk.size() * sizeof(float)));
     for (size_t i = 0; i < rows; ++i) {
-      const size_t next = done_ + row + i + 1;
-      if (next < tokens_.size()) {
+      const size_t next = begin + row + i + 1;
+      if (next < tokens().size()) {
         log_probabilities_.push_back(
-            log_probability(chunk.data() + i * static_cast<size_t>(vocab), vocab, tokens_[next]));
+            log_probability(chunk.data() + i * static_cast<size_t>(vocab), vocab, tokens()[next]));
       }
     }
     if (options_.logits) logits_.insert(logits_.end(), chunk.begin(), chunk.end());
   }
-  done_ += count;
-  const int64_t done = static_cast<int64_t>(done_);
-  const int64_t total = static_cast<int64_t>(tokens_.size());
-  if (done < total) {
-    engine.tell({.task = id, .kind = EventKind::kProgress, .done = done, .total = total});
-    return false;
-  }
-  sequence_.reset();
-  log_probabilities_.insert(log_probabilities_.end(), logits_.begin(), logits_.end());
-  engine.tell({.task = id,
-               .kind = EventKind::kDone,
-               .done = done,
-               .total = total,
-               .values = std::move(log_probabilities_)});
-  return true;
+  return Status();
 }
 
-Result<bool> EmbedTask::step(Engine& engine) {
-  if (stop_if_cancelled(engine, *this, sequence_)) return true;
-  if (sequence_ == nullptr) {
-    if (tokens_.empty()) return invalid_argument("there is no token to embed");
-    LONGHAUL_ASSIGN(sequence_, scratch_sequence(engine, tokens_));
-    sum_.assign(static_cast<size_t>(engine.model().config().hidden_size), 0.0);
-  }
-  const size_t count = std::min(tokens_.size() - done_, static_cast<size_t>(sequence_->policy().block));
-  LONGHAUL_TRY(sequence_->extend({tokens_.data() + done_, count}));
-  done_ += count;
-  const bool finished = done_ == tokens_.size();
+std::vector<float> ScoreTask::take_values() {
+  log_probabilities_.insert(log_probabilities_.end(), logits_.begin(), logits_.end());
+  return std::move(log_probabilities_);
+}
 
-  const Tensor hidden = engine.model().hidden_rows();
-  const size_t row_bytes = sum_.size() * size_of(hidden.dtype);
-  std::vector<char> row(row_bytes);
+Status EmbedTask::read(Engine& engine, size_t begin, size_t count) {
+  Transformer& model = engine.model();
+  sum_.resize(static_cast<size_t>(model.config().hidden_size));
+  if (pooling_ == Pooling::kLast && begin + count < tokens().size()) return Status();
+  const Tensor hidden = model.hidden_rows();
+  std::vector<char> row(sum_.size() * size_of(hidden.dtype));
   for (size_t i = pooling_ == Pooling::kMean ? 0 : count - 1; i < count; ++i) {
-    if (pooling_ == Pooling::kLast && !finished) break;
-    LONGHAUL_TRY(engine.model().backend().download(engine.model().stream(), row.data(),
-                                                   hidden.slice(static_cast<int64_t>(i), 1).data, row_bytes));
+    LONGHAUL_TRY(model.backend().download(model.stream(), row.data(),
+                                          hidden.slice(static_cast<int64_t>(i), 1).data, row.size()));
     for (size_t j = 0; j < sum_.size(); ++j) {
       sum_[j] += hidden.dtype == DType::kF32 ? reinterpret_cast<const float*>(row.data())[j]
                                              : to_f32(reinterpret_cast<const Bf16*>(row.data())[j]);
     }
   }
-  const int64_t done = static_cast<int64_t>(done_);
-  const int64_t total = static_cast<int64_t>(tokens_.size());
-  if (!finished) {
-    engine.tell({.task = id, .kind = EventKind::kProgress, .done = done, .total = total});
-    return false;
-  }
-  sequence_.reset();
-  const double divisor = pooling_ == Pooling::kMean ? static_cast<double>(tokens_.size()) : 1.0;
+  return Status();
+}
+
+std::vector<float> EmbedTask::take_values() {
+  const double divisor = pooling_ == Pooling::kMean ? static_cast<double>(tokens().size()) : 1.0;
   std::vector<float> values;
   for (double sum : sum_) values.push_back(static_cast<float>(sum / divisor));
-  engine.tell(
-      {.task = id, .kind = EventKind::kDone, .done = done, .total = total, .values = std::move(values)});
-  return true;
+  return values;
 }
 
 }  // namespace longhaul

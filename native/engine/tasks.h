@@ -60,32 +60,48 @@ class GenerateTask final : public Task {
   int32_t drawn_ = 0;
 };
 
-// A step is a block of a sequence of its own, with policy `full`.
-class ScoreTask final : public Task {
+// Reads tokens outside any conversation. A step is a block of a sequence of its own, with policy `full`.
+class ReadTask : public Task {
  public:
-  ScoreTask(std::vector<int32_t> tokens, ScoreOptions options)
-      : tokens_(std::move(tokens)), options_(options) {}
-  Result<bool> step(Engine& engine) override;
+  explicit ReadTask(std::vector<int32_t> tokens) : tokens_(std::move(tokens)) {}
+  Result<bool> step(Engine& engine) final;
+
+ protected:
+  const std::vector<int32_t>& tokens() const { return tokens_; }
 
  private:
+  // tokens()[begin, begin + count) have run; row i of the pass is tokens()[begin + i].
+  virtual Status read(Engine& engine, size_t begin, size_t count) = 0;
+  virtual std::vector<float> take_values() = 0;
+
   std::vector<int32_t> tokens_;
-  ScoreOptions options_;
   std::unique_ptr<Sequence> sequence_;
   size_t done_ = 0;
+};
+
+class ScoreTask final : public ReadTask {
+ public:
+  ScoreTask(std::vector<int32_t> tokens, ScoreOptions options)
+      : ReadTask(std::move(tokens)), options_(options) {}
+
+ private:
+  Status read(Engine& engine, size_t begin, size_t count) override;
+  std::vector<float> take_values() override;
+
+  ScoreOptions options_;
   std::vector<float> log_probabilities_;
   std::vector<float> logits_;
 };
 
-class EmbedTask final : public Task {
+class EmbedTask final : public ReadTask {
  public:
-  EmbedTask(std::vector<int32_t> tokens, Pooling pooling) : tokens_(std::move(tokens)), pooling_(pooling) {}
-  Result<bool> step(Engine& engine) override;
+  EmbedTask(std::vector<int32_t> tokens, Pooling pooling) : ReadTask(std::move(tokens)), pooling_(pooling) {}
 
  private:
-  std::vector<int32_t> tokens_;
+  Status read(Engine& engine, size_t begin, size_t count) override;
+  std::vector<float> take_values() override;
+
   Pooling pooling_;
-  std::unique_ptr<Sequence> sequence_;
-  size_t done_ = 0;
   std::vector<double> sum_;  // [hidden]
 };
 

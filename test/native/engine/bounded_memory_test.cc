@@ -12,7 +12,6 @@ namespace longhaul {
 namespace {
 
 using testing::RandomModel;
-using testing::TemporaryDirectory;
 
 constexpr int64_t kPoolBytes = 64 << 20;
 

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cmath>
+#include <limits>
 #include <random>
 #include <thread>
 
@@ -15,7 +17,6 @@ namespace {
 
 using testing::EngineClient;
 using testing::RandomModel;
-using testing::TemporaryDirectory;
 
 std::vector<int32_t> random_tokens(uint32_t seed, size_t count) {
   std::mt19937 random(seed);
@@ -208,6 +209,46 @@ TEST_F(EngineTest, RefusedWorkLeavesTheEngineServing) {
   client->release_sequence(sequence);
   EXPECT_EQ(client.last(client->ingest(sequence, {1})).status.code(), Code::kDisposed);
   EXPECT_EQ(client->memory().reserved_bytes, 0);
+}
+
+TEST_F(EngineTest, OptionsPastAnyMemoryAreRefused) {
+  constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
+  EngineClient client(model(), {}, 1 << 20);
+  const uint64_t sequence = client.sequence(streaming(32, 16));
+  std::vector<MemoryPolicy> huge(4, streaming(32, 16));
+  huge[0].budgets = {kMost, kMost};
+  huge[1].tail = kMost;
+  huge[2].block = kMost;
+  huge[3].kind = PolicyKind::kSnapKv;
+  huge[3].budgets = {kMost, kMost};
+  huge[3].window = kMost - 1;
+  for (const MemoryPolicy& policy : huge) {
+    EXPECT_EQ(client.last(client->create_sequence(policy)).status.code(), Code::kOutOfMemory);
+  }
+  EXPECT_EQ(client->memory().reserved_bytes, client->sequence_memory(sequence).value().reserved_bytes);
+  EXPECT_EQ(client.last(client->score(random_tokens(1, 4000), {})).status.code(), Code::kOutOfMemory)
+      << "a full cache of 4000 tokens is larger than the pool";
+  EXPECT_EQ(client.last(client->generate(sequence, {3}, sampled(3))).finish, FinishReason::kLength);
+}
+
+// Finite weights can still overflow.
+TEST_F(EngineTest, ValuesThatAreNoNumbersHarmNobody) {
+  TemporaryDirectory directory;
+  testing::write_model({.norm = 1e38f}, directory.path());
+  EngineClient client(directory.path());
+  for (PolicyKind kind : {PolicyKind::kStreaming, PolicyKind::kSnapKv, PolicyKind::kKeyDiff}) {
+    MemoryPolicy policy = streaming(16, 8);
+    policy.kind = kind;
+    policy.window = 4;
+    const uint64_t sequence = client.sequence(policy);
+    EXPECT_EQ(client.last(client->ingest(sequence, random_tokens(1, 60))).done, 60);
+    const uint64_t task = client->generate(sequence, {3}, sampled(20));
+    EXPECT_EQ(client.last(task).finish, FinishReason::kLength);
+    for (int32_t token : client.tokens(task)) EXPECT_TRUE(token >= 0 && token < 64) << token;
+  }
+  const std::vector<float> values = client.last(client->score(random_tokens(1, 20), {})).values;
+  EXPECT_EQ(values.size(), 19u);
+  EXPECT_TRUE(std::isnan(values.back())) << "the case is meant to overflow";
 }
 
 // After every last event: the engine's numbers are the sums of its sequences' numbers.

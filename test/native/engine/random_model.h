@@ -2,12 +2,13 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <fstream>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "model/temporary_directory.h"
 
 namespace longhaul::testing {
 
@@ -20,23 +21,8 @@ struct RandomModel {
   int ff = 48;
   int vocab = 64;
   bool qk_norm = false;  // Qwen3 instead of Llama
+  float norm = 1;        // mean of the norms' weights
   uint32_t seed = 1;
-};
-
-// A directory that is gone when the test is.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "longhaul-XXXXXX").string();
-    path_ = mkdtemp(pattern.data());
-  }
-  ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
 };
 
 inline void write_model(const RandomModel& m, const std::string& directory) {
@@ -84,7 +70,7 @@ inline void write_model(const RandomModel& m, const std::string& directory) {
     }
     const size_t begin = data.size() * sizeof(float);
     // Norms near one, matrices wide enough that attention is peaked: scores then differ between rows.
-    std::normal_distribution<float> normal(shape.size() == 1 ? 1.0f : 0.0f, shape.size() == 1 ? 0.1f : 0.3f);
+    std::normal_distribution<float> normal(shape.size() == 1 ? m.norm : 0.0f, shape.size() == 1 ? 0.1f : 0.3f);
     for (int64_t i = 0; i < count; ++i) data.push_back(normal(random));
     header += (header.size() > 1 ? ",\"" : "\"") + name + "\":{\"dtype\":\"F32\",\"shape\":[" + extents +
               "],\"data_offsets\":[" + std::to_string(begin) + "," +

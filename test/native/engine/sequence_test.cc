@@ -30,7 +30,7 @@ class BrokenPass : public ::testing::TestWithParam<bool> {};
 
 // Layers disagree from then on: whatever is asked of the sequence must be refused, not answered wrongly.
 TEST_P(BrokenPass, EndsItsSequenceAndNoOther) {
-  testing::TemporaryDirectory directory;
+  TemporaryDirectory directory;
   testing::write_model({}, directory.path());
   std::unique_ptr<Backend> backend = std::move(make_cpu_backend(1).value());
   std::unique_ptr<Transformer> model =
