@@ -1,4 +1,5 @@
-// The variants in which the native tests are built, and whether GoogleTest is there for them.
+// The variants in which the native tests are built, and whether GoogleTest is there for them. The bench programs are
+// built with the release variant, so that the core is compiled once for both.
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { build, configureOnce } from "./cmake.cjs";
@@ -6,7 +7,10 @@ import { findProgram, root } from "./shared.mjs";
 
 const SANITIZE = "-DLONGHAUL_SANITIZE=address,undefined";
 const VARIANTS = {
-  release: { dir: "build-tests", options: ["-DCMAKE_BUILD_TYPE=Release", "-DLONGHAUL_TESTS=ON"] },
+  release: {
+    dir: "build-tests",
+    options: ["-DCMAKE_BUILD_TYPE=Release", "-DLONGHAUL_TESTS=ON", "-DLONGHAUL_BENCH=ON"],
+  },
   asan: { dir: "build-asan", options: ["-DCMAKE_BUILD_TYPE=Debug", "-DLONGHAUL_TESTS=ON", SANITIZE] },
   fuzz: {
     dir: "build-fuzz",

@@ -1,0 +1,149 @@
+// Cases of the ops that append to caches and attend over them.
+#include <cmath>
+
+#include "cases.h"
+#include "paged_cache.h"
+
+namespace longhaul::bench {
+namespace {
+
+constexpr int64_t kBlock = 512;
+
+// Gives every sequence its turn: `set` fills in what differs, and changes made by a call are undone when
+// `restores`.
+template <class Args, class... More>
+Operation rotate_caches(Memory& memory, std::shared_ptr<PagedCaches> caches, Args args, bool restores,
+                        void (*set)(Args&, const CacheView*), More... more) {
+  auto sequence = std::make_shared<int64_t>(0);
+  Operation operation;
+  operation.call = [=, &memory]() mutable {
+    set(args, caches->view(*sequence));
+    *sequence = (*sequence + 1) % caches->sequences();
+    return run(memory.backend(), memory.stream(), args, more...);
+  };
+  if (restores) operation.restore = [=] { return caches->restore(*sequence); };
+  return operation;
+}
+
+void add_append(const CaseContext& ctx, Cases& cases) {
+  const ModelShape s = ctx.shape;
+  for (int64_t rows : {int64_t{1}, kBlock}) {
+    OpCase c = ctx.start("append", "rows " + text(rows) + " rotated");
+    // K and V read and written, a position each head's row, cos and sin.
+    c.bytes = static_cast<double>(rows * s.kv_heads) *
+                  (2 * static_cast<double>(s.dim) * (ctx.act_size() + ctx.size()) + 4) +
+              static_cast<double>(rows) * (4 + 4 * static_cast<double>(s.dim));
+    c.flops = 3 * static_cast<double>(rows * s.kv_heads * s.dim);
+    c.quick = rows == kBlock;
+    c.make = [=, dtype = ctx.dtype, act = ctx.activation](Memory& memory) -> Result<Operation> {
+      CacheSpec spec{dtype, s.kv_heads, s.dim, /*rows=*/1024, /*step_rows=*/rows, /*room=*/rows};
+      LONGHAUL_ASSIGN(std::shared_ptr<PagedCaches> caches, PagedCaches::create(memory, spec));
+      AppendArgs a;
+      a.pages = caches->pages();
+      a.sequences = 1;
+      LONGHAUL_ASSIGN(a.k, memory.random(act, {rows, s.kv_heads, s.dim}));
+      LONGHAUL_ASSIGN(a.v, memory.random(act, {rows, s.kv_heads, s.dim}));
+      LONGHAUL_ASSIGN(a.positions, memory.zeros(DType::kI32, {rows}));
+      LONGHAUL_ASSIGN(a.cos, memory.random(DType::kF32, {rows, s.dim / 2}));
+      LONGHAUL_ASSIGN(a.sin, memory.random(DType::kF32, {rows, s.dim / 2}));
+      return rotate_caches(
+          memory, caches, a, true, +[](AppendArgs& args, const CacheView* view) { args.views = view; });
+    };
+    cases.push_back(std::move(c));
+  }
+}
+
+OpCase attention_case(const CaseContext& ctx, int64_t history, int64_t rows) {
+  const ModelShape s = ctx.shape;
+  OpCase c = ctx.start("attention", "rows " + text(rows) + " over " + text(history));
+  const int64_t length = history + rows;
+  // Row i of the step sees history + i + 1 rows.
+  const double seen =
+      static_cast<double>(rows) * (static_cast<double>(history) + (static_cast<double>(rows) + 1) / 2);
+  c.bytes = 2 * static_cast<double>(length * s.kv_heads * s.dim) * ctx.size() +
+            2 * static_cast<double>(rows * s.heads * s.dim) * ctx.act_size();
+  c.flops = 4 * seen * static_cast<double>(s.heads * s.dim);
+  c.dot_products = true;
+  c.make = [=, dtype = ctx.dtype, act = ctx.activation](Memory& memory) -> Result<Operation> {
+    CacheSpec spec{dtype, s.kv_heads, s.dim, length, rows, 0};
+    LONGHAUL_ASSIGN(std::shared_ptr<PagedCaches> caches, PagedCaches::create(memory, spec));
+    AttentionArgs a;
+    a.pages = caches->pages();
+    a.sequences = 1;
+    LONGHAUL_ASSIGN(a.q, memory.random(act, {rows, s.heads, s.dim}));
+    LONGHAUL_ASSIGN(a.out, memory.zeros(act, {rows, s.heads, s.dim}));
+    a.kv_heads = static_cast<int32_t>(s.kv_heads);
+    a.scale = 1 / std::sqrt(static_cast<float>(s.dim));
+    LONGHAUL_ASSIGN(Workspace workspace, memory.workspace(memory.backend().ops().attention_workspace(a)));
+    return rotate_caches(
+        memory, caches, a, false, +[](AttentionArgs& args, const CacheView* view) { args.views = view; },
+        workspace);
+  };
+  return c;
+}
+
+void add_attention(const CaseContext& ctx, Cases& cases) {
+  for (int64_t history : {1024, 4096, 16384}) {
+    cases.push_back(attention_case(ctx, history - 1, 1));
+    cases.back().quick = history == 4096;
+  }
+  for (int64_t history : {0, 2048, 16384}) {
+    cases.push_back(attention_case(ctx, history, kBlock));
+    cases.back().quick = history == 2048;
+  }
+}
+
+void add_merge_states(const CaseContext& ctx, Cases& cases) {
+  const ModelShape s = ctx.shape;
+  constexpr int64_t kSplits = 8;
+  OpCase c = ctx.start("merge_states", text(kSplits) + " parts of 16 rows");
+  constexpr int64_t kRows = 16;
+  const auto states = static_cast<double>(kRows * s.heads);
+  c.bytes = kSplits * states * 4 * static_cast<double>(s.dim + 1) +
+            states * (ctx.act_size() * static_cast<double>(s.dim) + 4);
+  c.flops = kSplits * states * static_cast<double>(2 * s.dim + 1);
+  c.place = Place::kCache;
+  c.make = [=, act = ctx.activation](Memory& memory) -> Result<Operation> {
+    MergeStatesArgs a;
+    LONGHAUL_ASSIGN(a.parts, memory.random(DType::kF32, {kSplits, kRows, s.heads, s.dim}));
+    LONGHAUL_ASSIGN(a.parts_lse, memory.random(DType::kF32, {kSplits, kRows, s.heads}));
+    LONGHAUL_ASSIGN(a.out, memory.zeros(act, {kRows, s.heads, s.dim}));
+    LONGHAUL_ASSIGN(a.lse, memory.zeros(DType::kF32, {kRows, s.heads}));
+    return rotate(memory, std::vector{a});
+  };
+  cases.push_back(std::move(c));
+}
+
+// Only tables change: what counts is the time, not the rate.
+void add_truncate(const CaseContext& ctx, Cases& cases) {
+  const ModelShape s = ctx.shape;
+  constexpr int64_t kDrop = 64;
+  OpCase c = ctx.start("truncate", text(kDrop) + " rows");
+  c.bytes = static_cast<double>(s.kv_heads) * (2 * 4 + 2 * 4 * kDrop / static_cast<double>(kPageRows));
+  c.place = Place::kCache;
+  c.make = [=, dtype = ctx.dtype](Memory& memory) -> Result<Operation> {
+    CacheSpec spec{dtype, s.kv_heads, s.dim, /*rows=*/1024, /*step_rows=*/0, /*room=*/0};
+    LONGHAUL_ASSIGN(std::shared_ptr<PagedCaches> caches, PagedCaches::create(memory, spec));
+    TruncateArgs a;
+    a.sequences = 1;
+    a.kv_heads = static_cast<int32_t>(s.kv_heads);
+    a.drop = kDrop;
+    return rotate_caches(
+        memory, caches, a, true, +[](TruncateArgs& args, const CacheView* view) { args.views = view; });
+  };
+  cases.push_back(std::move(c));
+}
+
+}  // namespace
+
+const std::vector<OpEntry>& cache_entries() {
+  static const std::vector<OpEntry> entries = {
+      {"append", add_append},
+      {"attention", add_attention},
+      {"merge_states", add_merge_states},
+      {"truncate", add_truncate},
+  };
+  return entries;
+}
+
+}  // namespace longhaul::bench
