@@ -114,7 +114,10 @@ class Engine {
   // values: final hidden states, pooled over the tokens. [hidden]
   uint64_t embed(std::vector<int32_t> tokens, Pooling pooling);
 
+  // Ingesting, generating, scoring and embedding end with kCancelled before their next step; the loading (task
+  // 0) fails with it. Other tasks are one step: they run.
   void cancel(uint64_t task);
+  // The first `tokens` tokens told by a generation with `confirm` may become final.
   void confirm(uint64_t task, int64_t tokens);
 
   std::vector<Event> take_events();
@@ -123,7 +126,7 @@ class Engine {
   EngineMemory memory() const;
   // kInvalidArgument when there is no such sequence.
   Result<SequenceMemory> sequence_memory(uint64_t sequence) const;
-  // Valid after task 0 is done.
+  // Only after task 0's kDone.
   const ModelConfig& config() const { return model_->config(); }
   DType weights_dtype() const { return model_->weights_dtype(); }
   std::string device_description() const { return backend_->description(); }
