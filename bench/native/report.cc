@@ -1,14 +1,23 @@
 #include "report.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 
 namespace longhaul::bench {
 namespace {
 
-// Per thread: what fits there with room for something else.
-constexpr double kSmallCache = 512 << 10;
-constexpr double kLargeCache = 8 << 20;
+struct Caches {
+  double own;     // bytes that a core's second-level cache holds
+  double shared;  // bytes that the last-level cache holds, for all threads
+};
+
+// Where the system does not tell, the least that servers have.
+Caches caches() {
+  const long own = ::sysconf(_SC_LEVEL2_CACHE_SIZE), shared = ::sysconf(_SC_LEVEL3_CACHE_SIZE);
+  return {own > 0 ? static_cast<double>(own) : 512e3, shared > 0 ? static_cast<double>(shared) : 8e6};
+}
 
 const Ceiling* find(const std::vector<Ceiling>& ceilings, const std::string& name) {
   for (const Ceiling& ceiling : ceilings) {
@@ -30,9 +39,9 @@ std::string quoted(const std::string& text) {
 }  // namespace
 
 Verdict judge(const OpCase& c, const std::vector<Ceiling>& ceilings, const std::string& isa, int threads) {
-  const double part = c.bytes / threads;
-  const bool small = c.place == Place::kCache && part <= kSmallCache;
-  const bool large = c.place == Place::kCache && part <= kLargeCache;
+  const Caches sizes = caches();
+  const bool small = c.place == Place::kCache && c.bytes / threads <= sizes.own / 2;
+  const bool large = c.place == Place::kCache && c.bytes <= sizes.shared;
   Verdict v;
   v.read = find(ceilings, small ? "read.cache" : large ? "read.shared-cache" : "read.memory");
   // The kernels of avx512bf16 are those of avx512 but for dot products.
