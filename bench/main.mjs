@@ -30,9 +30,12 @@ async function bench(options) {
     console.log(`Other processes are at work (load average ${started[0]}): expect wide spreads.\n`);
   }
   const show = (line) => console.log(progressLine(line));
-  const ops = hasOps(options) ? await runOps(options, show) : { ceilings: [], ops: [], failures: [] };
-
   const runs = planRuns(options);
+  const measuresOps = hasOps(options);
+  if (!measuresOps && runs.length === 0)
+    throw new Error(`--filter: no op and no run has '${options.filter}' in its name`);
+  const ops = measuresOps ? await runOps(options, show) : { ceilings: [], ops: [], failures: [] };
+
   const engines = await runEngines(runs, {
     ...options,
     onRecord: (record) => show({ kind: "engine", ...record }),
