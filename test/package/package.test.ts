@@ -16,7 +16,7 @@ let tarball = "";
 // Scores a few tokens of the shipped model: the whole way from JavaScript through the addon to the kernels.
 const PROBE = `async function probe({ Engine }) {
   const engine = await Engine.load(${JSON.stringify(model)});
-  const { logits } = await engine.score([1, 11, 28, 7, 4, 6, 112]);
+  const { logits } = await engine.score([1, 11, 28, 7, 4, 6, 112], { logits: true });
   await engine.dispose();
   return JSON.stringify(Array.from(logits).slice(-8));
 }
