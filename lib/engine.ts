@@ -96,6 +96,9 @@ interface Parts {
   readonly defaults: GenerationDefaults;
 }
 
+/** 4 GiB of f32. */
+const MAX_SCORE_VALUES = 2 ** 30;
+
 /**
  * A model in memory, the KV pool of its conversations and the thread that computes. Requests run one at a time, in the
  * order in which they come. An engine lives until it is disposed of; it does not keep a process alive that waits for
@@ -200,13 +203,18 @@ export class Engine {
     const ids = typeof input === "string" ? tokenizer.encode(input) : input;
     if (!Array.isArray(ids) || ids.length === 0) throw invalidOption("input", "a text or token ids", input);
     const tokens = requireTokenIds("tokens", ids, model);
+    const values = tokens.length * (model.vocabularySize + 1);
+    if (logits && values > MAX_SCORE_VALUES) {
+      const product = `${tokens.length} tokens x ${model.vocabularySize} logits`;
+      throw invalidOption("input", "tokens whose logits fit 4 GiB; score them in parts", product);
+    }
     const array = Int32Array.from(tokens);
     const event = await runner.run((native) => native.score(array, logits), { signal });
     throwIfAborted(signal);
-    const values = event.values ?? new Float32Array();
-    const logProbs = values.slice(0, tokens.length - 1);
+    const scored = event.values ?? new Float32Array();
+    const logProbs = scored.slice(0, tokens.length - 1);
     const perplexity = Math.exp(-logProbs.reduce((sum, value) => sum + value, 0) / logProbs.length);
-    return { tokens, logProbs, perplexity, ...(logits ? { logits: values.slice(tokens.length - 1) } : {}) };
+    return { tokens, logProbs, perplexity, ...(logits ? { logits: scored.slice(tokens.length - 1) } : {}) };
   }
 
   /** One vector [hiddenSize] a text: its final hidden states, pooled. */

@@ -1,6 +1,7 @@
 #include "engine/sequence.h"
 
 #include <algorithm>
+#include <limits>
 #include <new>
 #include <numeric>
 
@@ -8,6 +9,8 @@ namespace longhaul {
 
 Result<std::unique_ptr<Sequence>> Sequence::create(Transformer& model, PagePool& pool, MemoryPolicy policy) {
   const KvGeometry& geometry = pool.geometry();
+  // No pass is longer than the model has positions, so a larger block would only take scratch memory.
+  policy.block = static_cast<int32_t>(std::min<int64_t>(policy.block, model.config().max_positions));
   LONGHAUL_TRY(check(policy, geometry));
   std::unique_ptr<Sequence> sequence(new Sequence(model, pool, std::move(policy)));
   const MemoryPolicy& p = sequence->policy_;
@@ -25,6 +28,11 @@ Result<std::unique_ptr<Sequence>> Sequence::create(Transformer& model, PagePool&
           " pages free: raise kvBytes, lower budget, tail or block, or dispose of a conversation");
     }
     head_rows = std::min(head_capacity(p, geometry), most_pages * kPageRows);
+    if (head_rows * geometry.kv_heads > std::numeric_limits<int32_t>::max()) {
+      return invalid_argument("budget, tail and block allow " + std::to_string(head_rows) +
+                              " rows in each of " + std::to_string(geometry.kv_heads) +
+                              " KV heads, more than can be indexed");
+    }
   } else {
     const int64_t heads = int64_t{geometry.layers} * geometry.kv_heads;
     head_rows = std::min(model.config().max_positions, pool.total_pages() / heads * kPageRows);

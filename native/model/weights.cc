@@ -117,6 +117,12 @@ class Loader {
     return vector;
   }
 
+  // The rest of the file holds nothing the model uses (a copy of tied weights, say): that is done as well.
+  Status complete() {
+    done_ = total_;
+    return finish();
+  }
+
  private:
   // Gives the sources back and tells how far we are.
   Status finish() {
@@ -210,6 +216,7 @@ Result<ModelWeights> load_weights(Backend& backend, Stream& stream, const ModelC
   const std::vector<double> frequencies = rope_frequencies(config);
   LONGHAUL_ASSIGN(weights.rope_frequencies,
                   loader.upload(frequencies.data(), DType::kF64, static_cast<int64_t>(frequencies.size())));
+  LONGHAUL_TRY(loader.complete());
   return weights;
 }
 
