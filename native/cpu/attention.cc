@@ -153,7 +153,23 @@ struct Chunk {
   const void* keys[kChunkPages];
   const void* values[kChunkPages];
   const void* next_keys[kChunkPages];
+  const void* after_keys[2][kChunkPages];
+  const void* after_values[2][kChunkPages];
 };
+
+// How far ahead of its use a page is fetched: what comes from memory in the time that the first byte takes.
+// Farther ahead it would be gone from the first-level cache again.
+constexpr int64_t kFetchEvenBytes = 16 * 1024;
+constexpr int64_t kFetchOddBytes = 8 * 1024;
+
+// ahead[i] = the page `distance` behind page i of the `count` first ones of `pages`, which `next` follow.
+void look_ahead(const void* const (&pages)[kChunkPages], const void* const (&next)[kChunkPages], int32_t count,
+                int32_t distance, const void* (&ahead)[kChunkPages]) {
+  for (int32_t i = 0; i < kChunkPages; ++i) {
+    const int32_t j = i + distance;
+    ahead[i] = j < count ? pages[j] : next[std::min(j - count, kChunkPages - 1)];
+  }
+}
 
 class Worker {
  public:
@@ -173,16 +189,18 @@ class Worker {
     }
   }
 
-  // State of the tile's rows over one chunk; `next` says that its next chunk will be asked for soon.
-  void attend(const Tile& tile, int32_t chunk, bool next, const SoftmaxRows& out) {
+  // State of the tile's rows over one chunk.
+  void attend(const Tile& tile, int32_t chunk, const SoftmaxRows& out) {
     Chunk c;
-    kernels_.attend_chunk(scores_of(tile, chunk, c), values_of(tile, chunk, next, c), out);
+    const ScoreTile scores = load(tile, chunk, c);
+    kernels_.attend_chunk(scores, {c.values, {c.after_values[0], c.after_values[1]}}, out);
   }
 
   // The same, merged into `total`.
-  void attend_and_merge(const Tile& tile, int32_t chunk, bool next, const SoftmaxRows& total) {
+  void attend_and_merge(const Tile& tile, int32_t chunk, const SoftmaxRows& total) {
     Chunk c;
-    kernels_.merge_chunk(scores_of(tile, chunk, c), values_of(tile, chunk, next, c), scratch_.part, total);
+    const ScoreTile scores = load(tile, chunk, c);
+    kernels_.merge_chunk(scores, {c.values, {c.after_values[0], c.after_values[1]}}, scratch_.part, total);
   }
 
   void start(const SoftmaxRows& total, int32_t rows) {
@@ -208,27 +226,32 @@ class Worker {
   }
 
  private:
-  ScoreTile scores_of(const Tile& tile, int32_t chunk, Chunk& c) const {
+  ScoreTile load(const Tile& tile, int32_t chunk, Chunk& c) const {
+    const PageArrays& pages = g_.a.pages;
     for (int32_t r = 0; r < tile.rows; ++r) {
       c.visible[r] = std::clamp(g_.visible(tile, r) - chunk * kChunkKeys, 0, kChunkKeys);
     }
-    chunk_pages(g_.a.pages.k, *tile.view, tile.head, chunk, tile.length(), c.keys);
+    const int32_t first = chunk * kChunkPages;
+    pages_from(pages.k, *tile.view, tile.head, first, tile.length(), c.keys);
+    pages_from(pages.v, *tile.view, tile.head, first, tile.length(), c.values);
+    pages_from(pages.k, *tile.view, tile.head, first + kChunkPages, tile.length(), c.next_keys);
+    const int32_t count = pages_of(c.visible[tile.rows - 1]);
+    for (int odd = 0; odd < 2; ++odd) {
+      const int64_t bytes = odd == 0 ? kFetchEvenBytes : kFetchOddBytes;
+      look_ahead(c.keys, c.values, count, pages_ahead(pages.k, bytes), c.after_keys[odd]);
+      look_ahead(c.values, c.next_keys, count, pages_ahead(pages.v, bytes), c.after_values[odd]);
+    }
     return {.q = scratch_.q.as<float>(),
             .visible = c.visible,
             .keys = c.keys,
-            .type = element_of(g_.a.pages.k.dtype),
+            .fetch = {c.after_keys[0], c.after_keys[1]},
+            .type = element_of(pages.k.dtype),
             .pairs = g_.pairs,
             .rows = tile.rows,
             .dim = g_.dim,
             .scale = g_.a.scale * std::numbers::log2e_v<float>,
             .transposed = scratch_.transposed.as<float>(),
             .scores = scratch_.scores.as<float>()};
-  }
-
-  ValueTile values_of(const Tile& tile, int32_t chunk, bool next, Chunk& c) const {
-    chunk_pages(g_.a.pages.v, *tile.view, tile.head, chunk, tile.length(), c.values);
-    if (next) chunk_pages(g_.a.pages.k, *tile.view, tile.head, chunk + 1, tile.length(), c.next_keys);
-    return {c.values, next ? c.next_keys : nullptr};
   }
 
   const Geometry& g_;
@@ -244,7 +267,7 @@ void attend_tiles(CpuStream& stream, const Geometry& g) {
     worker.load_queries(tile);
     worker.start(scratch.total, tile.rows);
     const int32_t chunks = g.chunks(tile);
-    for (int32_t c = 0; c < chunks; ++c) worker.attend_and_merge(tile, c, c + 1 < chunks, scratch.total);
+    for (int32_t c = 0; c < chunks; ++c) worker.attend_and_merge(tile, c, scratch.total);
     worker.finish(tile, scratch.total);
   });
 }
@@ -273,7 +296,7 @@ void attend_chunks(CpuStream& stream, const Geometry& g, Workspace workspace) {
       Worker worker(g, stream.kernels(), stream.scratch(slot));
       worker.load_queries(tile);
       for (int32_t part = begin; part < end; ++part) {
-        worker.attend(tile, first + part, part + 1 < end, states.parts.at(part, g.slot(tile)));
+        worker.attend(tile, first + part, states.parts.at(part, g.slot(tile)));
       }
     });
     stream.parallel_for(tiles, [&](int64_t task, int slot) {

@@ -38,14 +38,18 @@ inline char* row_at(const Tensor& t, int64_t i, int64_t j = 0) {
          (i * t.stride[0] + j * (t.rank > 2 ? t.stride[1] : 0)) * static_cast<int64_t>(size_of(t.dtype));
 }
 
-// Pages of chunk `chunk` of a head that holds `rows` rows. Behind the last page it is repeated: kernels may
-// read there, and ignore what they read.
-inline void chunk_pages(const Tensor& pages, const CacheView& view, int32_t head, int32_t chunk, int32_t rows,
-                        const void* (&out)[kChunkPages]) {
+// Pages of a head that holds `rows` rows, from the one numbered `first` on. Behind the last page it is
+// repeated: kernels may read there, and ignore what they read.
+inline void pages_from(const Tensor& pages, const CacheView& view, int32_t head, int32_t first, int32_t rows,
+                       const void* (&out)[kChunkPages]) {
   const int32_t* table = page_table_of(view, head);
   const int32_t last = pages_of(rows) - 1;
-  for (int32_t i = 0; i < kChunkPages; ++i)
-    out[i] = page_at(pages, table[std::min(chunk * kChunkPages + i, last)]);
+  for (int32_t i = 0; i < kChunkPages; ++i) out[i] = page_at(pages, table[std::min(first + i, last)]);
+}
+
+// Pages between a page and one that starts `bytes` behind its start.
+inline int32_t pages_ahead(const Tensor& pages, int64_t bytes) {
+  return static_cast<int32_t>(std::clamp<int64_t>(bytes / page_bytes(pages), 1, kChunkPages));
 }
 
 }  // namespace longhaul::cpu

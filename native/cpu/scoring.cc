@@ -135,7 +135,7 @@ class Scorer {
         seen[r] = std::clamp(visible(head, first_row + r) - c * kChunkKeys, 0, kChunkKeys);
       }
       const void* keys[kChunkPages];
-      chunk_pages(a_.pages.k, *a_.view, head, c, held(head), keys);
+      pages_from(a_.pages.k, *a_.view, head, c * kChunkPages, held(head), keys);
       auto* max = s.max.as<float>();
       auto* sum = s.sum.as<float>();
       kernels_.softmax_chunk(tile(s, seen, keys, rows), max, sum);
@@ -153,7 +153,7 @@ class Scorer {
   void reduce_chunk(int32_t head, int32_t chunk, const TileScratch& s) const {
     const int32_t keys_here = std::min(scored(head) - chunk * kChunkKeys, kChunkKeys);
     const void* keys[kChunkPages];
-    chunk_pages(a_.pages.k, *a_.view, head, chunk, held(head), keys);
+    pages_from(a_.pages.k, *a_.view, head, chunk * kChunkPages, held(head), keys);
     int32_t seen[kTileRows];
     std::fill_n(seen, kTileRows, keys_here);
     const bool is_max = a_.reduce == ScoreReduce::kMax;
@@ -273,7 +273,7 @@ Status key_diversity(Stream& stream, const KeyDiversityArgs& a, Workspace worksp
       const int32_t rows = std::min(rows_of(head) - chunk * kChunkKeys, kChunkKeys);
       if (rows <= 0) return;
       const void* keys[kChunkPages];
-      chunk_pages(a.pages.k, *a.view, head, chunk, rows_of(head), keys);
+      pages_from(a.pages.k, *a.view, head, chunk * kChunkPages, rows_of(head), keys);
       body(head, chunk, keys, rows);
     });
   };

@@ -16,7 +16,7 @@ void pack_query(const void* q, Element type, int dim, bool pairs, float* out) {
 }
 
 void attend_chunk(const ScoreTile& tile, const ValueTile& values, const SoftmaxRows& out) {
-  score_tile(tile, values.values);
+  score_tile(tile);
   weigh_values(tile, values, 0, tile.rows, true, out);
 }
 
@@ -58,7 +58,7 @@ void merge_rows(const SoftmaxRows& part, const SoftmaxRows& total, int rows, int
 
 void merge_chunk(const ScoreTile& tile, const ValueTile& values, const SoftmaxRows& part,
                  const SoftmaxRows& total) {
-  score_tile(tile, values.values);
+  score_tile(tile);
   for (int row = 0; row < tile.rows; row += kMergeRows) {
     const int rows = tile.rows - row < kMergeRows ? tile.rows - row : kMergeRows;
     if (tile.visible[row + rows - 1] == 0) continue;

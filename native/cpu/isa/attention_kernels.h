@@ -38,14 +38,23 @@ constexpr int padded_dim(int dim) {
   return (dim + 15) / 16 * 16;
 }
 
+// Pages asked for while others are read, in place of page i that is read: the even lines of even[i], the odd
+// ones of odd[i], some pages apart. Pages lie scattered, so the processor cannot guess the next one, and of
+// requests for neighbouring lines at once it drops some. even = null: none.
+struct FetchPages {
+  const void* const* even;
+  const void* const* odd;
+};
+
 // Scaled scores of a tile's rows against one chunk of keys. All exponentials here are powers of two: `scale`
 // holds the factor log2(e), and maxima are binary logarithms.
 struct ScoreTile {
   const float* q;           // [rows, padded_dim] packed by pack_query
   const int32_t* visible;   // [rows] keys of the chunk that each row sees, ascending, the last at least 1
   const void* const* keys;  // [kChunkPages] pages of [kKernelPageRows, dim]; any page where no row sees one
-  Element type;             // of keys
-  bool pairs;               // q was packed as pairs of bf16
+  FetchPages fetch;
+  Element type;  // of keys
+  bool pairs;    // q was packed as pairs of bf16
   int rows;
   int dim;
   float scale;
@@ -56,7 +65,7 @@ struct ScoreTile {
 // What attend_chunk reads beside keys: pages as in ScoreTile.
 struct ValueTile {
   const void* const* values;
-  const void* const* next_keys;  // keys of the chunk that is read next, fetched on the way; may be null
+  FetchPages fetch;
 };
 
 // The softmax state of rows over some of their keys: sum and weighted values relative to 2^max.

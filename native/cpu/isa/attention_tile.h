@@ -7,6 +7,7 @@
 namespace longhaul::LONGHAUL_ISA_NAMESPACE {
 
 using cpu::Element;
+using cpu::FetchPages;
 using cpu::kChunkKeys;
 using cpu::kKernelPageRows;
 using cpu::kMergeRows;
@@ -75,8 +76,8 @@ LONGHAUL_INLINE const typename Values::Type* chunk_row(const void* const* pages,
 // ---- score tile ---------------------------------------------------------------------------------------------
 
 // Writes the scaled scores of every row against the keys that the last row sees. Each score is one chain over
-// the dimensions in order, whatever the other rows are. Pages of `values` are fetched on the way, for later.
-void score_tile(const ScoreTile& tile, const void* const* values = nullptr);
+// the dimensions in order, whatever the other rows are.
+void score_tile(const ScoreTile& tile);
 
 // Largest of a row's first n scores, and the sum of 2^(score - max). `store_at(i, p)` takes these powers, of
 // kPower keys at a time, 0 beyond n.
@@ -107,7 +108,7 @@ LONGHAUL_INLINE void softmax_row(float* scores, int n, float* max, float* sum, S
 // ---- value tile ---------------------------------------------------------------------------------------------
 
 // Turns `rows` rows of scores, tile rows [row, row + rows), into the softmax state `out` of these rows, which
-// start at its row 0. Fetches next_keys on the way when `fetch` is set.
+// start at its row 0. Pages are fetched only when `fetch` is set.
 void weigh_values(const ScoreTile& tile, const ValueTile& values, int row, int rows, bool fetch,
                   const SoftmaxRows& out);
 

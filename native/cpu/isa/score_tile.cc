@@ -70,29 +70,21 @@ struct PairUnits : Bf16Values {
 };
 #endif
 
-// out[unit][key] for kBlockKeys keys from `first` on; units are padded to whole vectors with zeros. Asks for
-// the same lines of the values, and of the keys that come next: pages lie scattered, so the processor cannot
-// guess them.
-template <class Units>
-void transpose_keys(const void* const* pages, const void* const* values, int first, int dim, float* out) {
-  constexpr int kUnitBytes = Units::kDims * sizeof(typename Units::Type);
+// out[unit][key] for kBlockKeys keys from `first` on; units are padded to whole vectors with zeros. Addresses
+// are most of the work unless kDim says the dimension; 0 stands for any.
+template <class Units, int kDim>
+void transpose_keys(const void* const* pages, int first, int any_dim, float* out) {
+  static_assert(kKernelPageRows % kLanes == 0);  // so that kLanes keys lie side by side
+  const int dim = kDim == 0 ? any_dim : kDim;
   const int units = dim / Units::kDims;
-  const int next = first + kBlockKeys < kChunkKeys ? kBlockKeys : 0;
   for (int half = 0; half < kBlockKeys; half += kLanes) {
+    const auto* key = chunk_row<Units>(pages, first + half, dim);
     for (int unit = 0; unit < units; unit += kLanes) {
-      const auto row = [&](const void* const* from, int i) __attribute__((always_inline)) {
-        return chunk_row<Units>(from, first + half + i, dim) + unit * Units::kDims;
-      };
-      if (unit * kUnitBytes % 64 == 0) {
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) {
-          __builtin_prefetch(row(pages, next + i));
-          if (values != nullptr) __builtin_prefetch(row(values, i));
-        }
-      }
       Vec x[kLanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) x[i] = Units::load_units(row(pages, i), units - unit);
+      for (int i = 0; i < kLanes; ++i) {
+        x[i] = Units::load_units(key + i * dim + unit * Units::kDims, units - unit);
+      }
       transpose(x);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) store(out + (unit + i) * kBlockKeys + half, x[i]);
@@ -100,13 +92,31 @@ void transpose_keys(const void* const* pages, const void* const* values, int fir
   }
 }
 
-template <class Units, int kRows>
+// What to ask for while a block of keys is worked on, evenly spread: at once it would keep the memory from
+// answering anybody else. The halves of the block's keys, the even and the odd lines.
+struct Ahead {
+  const char* half[2][2];
+};
+
+template <class Units>
+Ahead ahead_of(const FetchPages& fetch, int key, int dim) {
+  if (fetch.even == nullptr) return {};
+  Ahead ahead;
+  for (int half = 0; half < 2; ++half, key += kBlockKeys / 2) {
+    ahead.half[half][0] = reinterpret_cast<const char*>(chunk_row<Units>(fetch.even, key, dim));
+    ahead.half[half][1] = reinterpret_cast<const char*>(chunk_row<Units>(fetch.odd, key, dim));
+  }
+  return ahead;
+}
+
+template <class Units, int kRows, bool kFetch>
 LONGHAUL_INLINE void score_rows(const float* q, int q_stride, const float* keys, int units, Vec scale,
-                                float* scores) {
+                                const Ahead& ahead, float* scores) {
+  constexpr int kUnitBytes = kBlockKeys * Units::kDims * sizeof(typename Units::Type);
   Vec low[kRows], high[kRows];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) low[r] = high[r] = zero();
-  for (int unit = 0; unit < units; ++unit) {
+  const auto multiply = [&](int unit) __attribute__((always_inline)) {
     const Vec key_low = load(keys + unit * kBlockKeys);
     const Vec key_high = load(keys + unit * kBlockKeys + kLanes);
 #pragma GCC unroll 8
@@ -115,6 +125,22 @@ LONGHAUL_INLINE void score_rows(const float* q, int q_stride, const float* keys,
       low[r] = Units::multiply_add(key_low, value, low[r]);
       high[r] = Units::multiply_add(key_high, value, high[r]);
     }
+  };
+  if constexpr (kFetch) {
+    int unit = 0;
+    for (int half = 0; half < 2; ++half) {
+      const char* even = ahead.half[half][0];
+      const char* odd = ahead.half[half][1];
+      for (const int end = (half + 1) * units / 2; unit < end; ++unit) {
+        __builtin_prefetch(even);
+        if constexpr (kUnitBytes >= 128) __builtin_prefetch(odd + 64);
+        even += kUnitBytes;
+        odd += kUnitBytes;
+        multiply(unit);
+      }
+    }
+  } else {
+    for (int unit = 0; unit < units; ++unit) multiply(unit);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -123,45 +149,49 @@ LONGHAUL_INLINE void score_rows(const float* q, int q_stride, const float* keys,
   }
 }
 
-// The last rows of a tile, fewer than kBlockRows, in one go too: few rows are all there is when decoding.
-template <class Units, int kRows>
-void score_last_rows(int rows, const float* q, int q_stride, const float* keys, int units, Vec scale,
-                     float* scores) {
+// Up to kRows rows in one go: few rows are all there is when decoding.
+template <class Units, int kRows, bool kFetch>
+void score_few_rows(int rows, const float* q, int q_stride, const float* keys, int units, Vec scale,
+                    const Ahead& ahead, float* scores) {
   if constexpr (kRows > 0) {
-    if (rows == kRows) return score_rows<Units, kRows>(q, q_stride, keys, units, scale, scores);
-    score_last_rows<Units, kRows - 1>(rows, q, q_stride, keys, units, scale, scores);
+    if (rows >= kRows) {
+      return score_rows<Units, kRows, kFetch>(q, q_stride, keys, units, scale, ahead, scores);
+    }
+    score_few_rows<Units, kRows - 1, kFetch>(rows, q, q_stride, keys, units, scale, ahead, scores);
   }
 }
 
 template <class Units>
-void score_tile_of(const ScoreTile& t, const void* const* values) {
+void score_tile_of(const ScoreTile& t) {
   const int units = t.dim / Units::kDims;
   const int stride = padded_dim(t.dim);
   const Vec scale = splat(t.scale);
+  const auto transpose = t.dim == 64    ? transpose_keys<Units, 64>
+                         : t.dim == 128 ? transpose_keys<Units, 128>
+                                        : transpose_keys<Units, 0>;
   const int keys = t.visible[t.rows - 1];
   int row = 0;
   for (int key = 0; key < keys; key += kBlockKeys) {
     while (t.visible[row] <= key) ++row;
-    transpose_keys<Units>(t.keys, values, key, t.dim, t.transposed);
-    const float* q = t.q + row * stride;
-    float* scores = t.scores + row * kScoreStride + key;
-    int rows = t.rows - row;
-    for (; rows >= kBlockRows; rows -= kBlockRows) {
-      score_rows<Units, kBlockRows>(q, stride, t.transposed, units, scale, scores);
-      q += kBlockRows * stride;
-      scores += kBlockRows * kScoreStride;
+    transpose(t.keys, key, t.dim, t.transposed);
+    const Ahead ahead = ahead_of<Units>(t.fetch, key, t.dim);
+    bool fetch = t.fetch.even != nullptr;
+    for (int r = row; r < t.rows; r += kBlockRows, fetch = false) {
+      const auto score =
+          fetch ? score_few_rows<Units, kBlockRows, true> : score_few_rows<Units, kBlockRows, false>;
+      score(t.rows - r, t.q + r * stride, stride, t.transposed, units, scale, ahead,
+            t.scores + r * kScoreStride + key);
     }
-    score_last_rows<Units, kBlockRows - 1>(rows, q, stride, t.transposed, units, scale, scores);
   }
 }
 
 }  // namespace
 
-void score_tile(const ScoreTile& tile, const void* const* values) {
+void score_tile(const ScoreTile& tile) {
 #if defined(LONGHAUL_ISA_avx512bf16)
-  if (tile.pairs) return score_tile_of<PairUnits>(tile, values);
+  if (tile.pairs) return score_tile_of<PairUnits>(tile);
 #endif
-  with_values(tile.type, [&]<class Values>(Values) { score_tile_of<ValueUnits<Values>>(tile, values); });
+  with_values(tile.type, [&]<class Values>(Values) { score_tile_of<ValueUnits<Values>>(tile); });
 }
 
 }  // namespace longhaul::LONGHAUL_ISA_NAMESPACE

@@ -24,13 +24,12 @@ template <class Values>
 struct ValueTerms : Values {
   static constexpr int kKeys = 1;
 
-  // kVecs vectors of key `key`'s values from d on, or what is left of the row (kVecs = 1).
+  // kVecs vectors of values, or the `left` last of a row (kVecs = 1).
   template <int kVecs>
-  static LONGHAUL_INLINE void load_terms(const void* const* values, int key, int, int dim, int d,
+  static LONGHAUL_INLINE void load_terms(const typename Values::Type* row, bool, int, int left,
                                          Vec (&out)[kVecs]) {
-    const auto* row = chunk_row<Values>(values, key, dim) + d;
     if constexpr (kVecs == 1) {
-      out[0] = load_first<Values>(row, dim - d);
+      out[0] = load_first<Values>(row, left);
     } else {
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) out[v] = Values::load_all(row + v * kLanes);
@@ -56,19 +55,16 @@ struct ValueTerms : Values {
 struct PairTerms : Bf16Values {
   static constexpr int kKeys = 2;
 
-  // The second key may be beyond `end`: it must not be read even to be multiplied by zero, it may be infinite.
+  // Of the row and the one `dim` behind, if `both` are there: a row beyond the last one must not even be
+  // multiplied by zero, it may be infinite.
   template <int kVecs>
-  static LONGHAUL_INLINE void load_terms(const void* const* values, int key, int end, int dim, int d,
-                                         Vec (&out)[kVecs]) {
+  static LONGHAUL_INLINE void load_terms(const uint16_t* row, bool both, int dim, int left, Vec (&out)[kVecs]) {
     const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7,
                                          38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
     const __m512i high = _mm512_set_epi16(63, 31, 62, 30, 61, 29, 60, 28, 59, 27, 58, 26, 57, 25, 56, 24, 55,
                                           23, 54, 22, 53, 21, 52, 20, 51, 19, 50, 18, 49, 17, 48, 16);
-    const uint16_t* row = chunk_row<Bf16Values>(values, key, dim) + d;
-    const bool both = key + 1 < end;
     if constexpr (kVecs == 1) {
-      const int n = dim - d < kLanes ? dim - d : kLanes;
-      const auto mask = static_cast<__mmask32>((1u << n) - 1);
+      const auto mask = static_cast<__mmask32>((1u << (left < kLanes ? left : kLanes)) - 1);
       const __m512i first = _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), row));
       const __m512i second = _mm512_maskz_loadu_epi16(both ? mask : 0, row + dim);
       out[0] = _mm512_castsi512_ps(_mm512_permutex2var_epi16(first, low, second));
@@ -103,7 +99,7 @@ struct PairTerms : Bf16Values {
 struct Span {
   const float* weights;  // [rows, kScoreStride]
   const void* const* values;
-  const void* const* fetched;  // pages whose same lines are asked for, or null
+  FetchPages fetch;
   int begin, end;
   int dim, d;
   float* sums;  // [rows, padded dim], written when begin = 0, else added to
@@ -112,8 +108,11 @@ struct Span {
 // Keys in order, from an even one on.
 template <class Terms, int kRows, int kVecs>
 LONGHAUL_INLINE void add_values(const Span& s) {
-  constexpr int kLine = 64 / sizeof(typename Terms::Type);
-  const int stride = padded_dim(s.dim);
+  using Type = typename Terms::Type;
+  constexpr int kLine = 64 / sizeof(Type);
+  const int dim = s.dim;
+  const int left = dim - s.d;
+  const int stride = padded_dim(dim);
   float* sums = s.sums + s.d;
   Vec sum[kRows][kVecs];
 #pragma GCC unroll 8
@@ -121,22 +120,47 @@ LONGHAUL_INLINE void add_values(const Span& s) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) sum[r][v] = s.begin == 0 ? zero() : load(sums + r * stride + v * kLanes);
   }
-  for (int key = s.begin; key < s.end; key += Terms::kKeys) {
-    if (s.fetched != nullptr) {
-      const auto* next = chunk_row<Terms>(s.fetched, key, s.dim) + s.d;
-#pragma GCC unroll 2
-      for (int k = 0; k < Terms::kKeys; ++k) {
-#pragma GCC unroll 4
-        for (int i = 0; i < kVecs * kLanes; i += kLine) __builtin_prefetch(next + k * s.dim + i);
-      }
-    }
+  const auto add = [&](const Type* row, bool both, int key) __attribute__((always_inline)) {
     Vec value[kVecs];
-    Terms::load_terms(s.values, key, s.end, s.dim, s.d, value);
+    Terms::load_terms(row, both, dim, left, value);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const Vec weight = Terms::weight(s.weights + r * kScoreStride, key);
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) sum[r][v] = Terms::multiply_add(weight, value[v], sum[r][v]);
+    }
+  };
+  for (int key = s.begin; key < s.end;) {
+    const int page_end = (key / kKernelPageRows + 1) * kKernelPageRows;
+    const int end = page_end < s.end ? page_end : s.end;
+    const Type* row = chunk_row<Terms>(s.values, key, dim) + s.d;
+    const Type* even = row;
+    const Type* odd = row;
+    if (s.fetch.even != nullptr) {
+      even = chunk_row<Terms>(s.fetch.even, key, dim) + s.d;
+      odd = chunk_row<Terms>(s.fetch.odd, key, dim) + s.d;
+      if (s.d / kLine % 2 != 0) {
+        const Type* const first = odd;
+        odd = even;
+        even = first;
+      }
+    }
+    for (; key + Terms::kKeys <= end; key += Terms::kKeys) {
+#pragma GCC unroll 2
+      for (int k = 0; k < Terms::kKeys; ++k) {
+#pragma GCC unroll 4
+        for (int i = 0; i < kVecs * kLanes; i += kLine) {
+          __builtin_prefetch((i / kLine % 2 == 0 ? even : odd) + k * dim + i);
+        }
+      }
+      add(row, true, key);
+      row += Terms::kKeys * dim;
+      even += Terms::kKeys * dim;
+      odd += Terms::kKeys * dim;
+    }
+    if (Terms::kKeys > 1 && key < end) {
+      add(row, false, key);
+      ++key;
     }
   }
 #pragma GCC unroll 8
@@ -185,14 +209,14 @@ void weigh_values_of(const ScoreTile& t, const ValueTile& values, int row, int r
     const int common = visible[r] == last ? last : visible[r] / Terms::kKeys * Terms::kKeys;
     Span span = {.weights = weights + r * kScoreStride,
                  .values = values.values,
-                 .fetched = fetch ? values.next_keys : nullptr,
+                 .fetch = fetch ? values.fetch : FetchPages{},
                  .begin = 0,
                  .end = common,
                  .dim = t.dim,
                  .d = 0,
                  .sums = out.accumulated + r * stride};
     add_rows_of<Terms>(count, span);
-    span.fetched = nullptr;
+    span.fetch = {};
     span.begin = common;
     for (int i = 0; i < count; ++i, span.weights += kScoreStride, span.sums += stride) {
       span.end = visible[r + i];
