@@ -16,6 +16,9 @@ namespace {
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
+// How far ahead of its use a page of keys is fetched.
+constexpr int64_t kFetchBytes = 8 * 1024;
+
 // A thread's memory for one tile.
 struct TileScratch {
   Tensor q, scores, transposed, max, sum, total_max, total_sum;
@@ -267,27 +270,33 @@ Status key_diversity(Stream& stream, const KeyDiversityArgs& a, Workspace worksp
   LONGHAUL_ASSERT(chunks <= sums.shape[1]);
 
   const auto for_each_chunk = [&](auto&& body) {
+    // Chunks of a head follow each other, for a chunk's pages are fetched while the one before is read.
     cpu.parallel_for(int64_t{chunks} * a.kv_heads, [&](int64_t task, int) {
-      const auto head = static_cast<int32_t>(task % a.kv_heads);
-      const auto chunk = static_cast<int32_t>(task / a.kv_heads);
+      const auto head = static_cast<int32_t>(task / chunks);
+      const auto chunk = static_cast<int32_t>(task % chunks);
       const int32_t rows = std::min(rows_of(head) - chunk * kChunkKeys, kChunkKeys);
       if (rows <= 0) return;
       const void* keys[kChunkPages];
-      pages_from(a.pages.k, *a.view, head, chunk * kChunkPages, rows_of(head), keys);
-      body(head, chunk, keys, rows);
+      const void* fetch[kChunkPages];
+      const int32_t first = chunk * kChunkPages;
+      pages_from(a.pages.k, *a.view, head, first, rows_of(head), keys);
+      pages_from(a.pages.k, *a.view, head, first + pages_ahead(a.pages.k, kFetchBytes), rows_of(head), fetch);
+      body(head, chunk, keys, fetch, rows);
     });
   };
   const auto sums_of = [&](int32_t head) { return sums.as<float>() + head * sums.stride[0]; };
-  for_each_chunk([&](int32_t head, int32_t chunk, const void* const* keys, int32_t rows) {
-    kernels.sum_units(keys, type, rows, dim, sums_of(head) + chunk * sums.stride[1]);
-  });
+  for_each_chunk(
+      [&](int32_t head, int32_t chunk, const void* const* keys, const void* const* fetch, int32_t rows) {
+        kernels.sum_units(keys, fetch, type, rows, dim, sums_of(head) + chunk * sums.stride[1]);
+      });
   for (int32_t h = 0; h < a.kv_heads; ++h) {
     if (rows_of(h) > 0) merge_anchor(sums_of(h), chunks_of(rows_of(h)), dim, sums.stride[1]);
   }
-  for_each_chunk([&](int32_t head, int32_t chunk, const void* const* keys, int32_t rows) {
-    float* out = a.scores.as<float>() + head * a.scores.stride[0] + int64_t{chunk} * kChunkKeys;
-    kernels.score_units(keys, type, rows, dim, sums_of(head), out);
-  });
+  for_each_chunk(
+      [&](int32_t head, int32_t chunk, const void* const* keys, const void* const* fetch, int32_t rows) {
+        float* out = a.scores.as<float>() + head * a.scores.stride[0] + int64_t{chunk} * kChunkKeys;
+        kernels.score_units(keys, fetch, type, rows, dim, sums_of(head), out);
+      });
   return {};
 }
 

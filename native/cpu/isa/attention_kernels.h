@@ -25,7 +25,7 @@ constexpr int tile_rows(int dim) {
 }
 
 // Rows whose values are added, and then merged, at a time.
-constexpr int kMergeRows = 8;
+constexpr int kMergeRows = 12;
 
 // Floats from one row of scores to the next: not a power of two, or the rows would share few sets of a cache.
 constexpr int kScoreStride = kChunkKeys + 16;
@@ -99,11 +99,13 @@ struct AttentionKernels {
   // For each key of the chunk: total[key] += 2^(score - lse[row]), rows in order.
   void (*reduce_sum)(const ScoreTile& tile, const float* lse, float* total);
 
+  // Both ask for the pages `fetch` on the way, as many as they read.
   // total[padded_dim] = sum of k / |k| over the first `rows` keys of a chunk; zero keys add nothing.
-  void (*sum_units)(const void* const* keys, Element type, int rows, int dim, float* total);
+  void (*sum_units)(const void* const* keys, const void* const* fetch, Element type, int rows, int dim,
+                    float* total);
   // out[i] = -(k_i / |k_i|) . direction; 0 for a zero key.
-  void (*score_units)(const void* const* keys, Element type, int rows, int dim, const float* direction,
-                      float* out);
+  void (*score_units)(const void* const* keys, const void* const* fetch, Element type, int rows, int dim,
+                      const float* direction, float* out);
 
   // out = x, or x with pairs (i, i + dim / 2) rotated when cos is given.
   void (*store_rotated)(const void* x, Element from, const float* cos, const float* sin, int dim, void* out,

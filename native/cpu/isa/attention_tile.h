@@ -117,8 +117,10 @@ void weigh_values(const ScoreTile& tile, const ValueTile& values, int row, int r
 void softmax_chunk(const ScoreTile& tile, float* max, float* sum);
 void reduce_max_chunk(const ScoreTile& tile, const float* lse, float* largest);
 void reduce_sum_chunk(const ScoreTile& tile, const float* lse, float* total);
-void sum_units(const void* const* keys, Element type, int rows, int dim, float* total);
-void score_units(const void* const* keys, Element type, int rows, int dim, const float* direction, float* out);
+void sum_units(const void* const* keys, const void* const* fetch, Element type, int rows, int dim,
+               float* total);
+void score_units(const void* const* keys, const void* const* fetch, Element type, int rows, int dim,
+                 const float* direction, float* out);
 void store_rotated(const void* x, Element from, const float* cos, const float* sin, int dim, void* out,
                    Element to);
 void exp_row(float* x, int64_t n, float max, float scale);

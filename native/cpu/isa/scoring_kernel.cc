@@ -43,16 +43,52 @@ void reduce_sum_chunk(const ScoreTile& tile, const float* lse, float* total) {
 
 namespace {
 
-// 1 / |k|, 0 for a zero key.
+// The values of a page, with as much of another page asked for, evenly spread.
 template <class Values>
-LONGHAUL_INLINE float inverse_norm(const typename Values::Type* key, int dim) {
-  Vec squares = zero();
-  for (int d = 0; d < dim; d += kLanes) {
-    const Vec k = load_first<Values>(key + d, dim - d);
-    squares = fma(k, k, squares);
+struct PageReader {
+  using Type = typename Values::Type;
+  const Type* page;
+  const Type* ahead;
+  int dim;
+
+  const Type* row(int i) const {
+    constexpr int kLine = 64 / sizeof(Type);
+    for (int d = 0; d < dim; d += kLine) __builtin_prefetch(ahead + i * dim + d);
+    return page + i * dim;
   }
-  const float sum = reduce_add(squares);
-  return sum == 0 ? 0.0f : 1.0f / __builtin_sqrtf(sum);
+};
+
+// Calls body(d, load) for every vector of a row; load takes a row's address from d on. The last vector may be a
+// part, which costs so much that full ones must not go that way.
+template <class Values, class Body>
+LONGHAUL_INLINE void for_each_vector(int dim, Body body) {
+  using Type = typename Values::Type;
+  int d = 0;
+  for (; d + kLanes <= dim; d += kLanes) {
+    body(
+        d, [](const Type* p) __attribute__((always_inline)) { return Values::load_all(p); });
+  }
+  if (d < dim)
+    body(
+        d, [=](const Type* p) __attribute__((always_inline)) { return load_first<Values>(p, dim - d); });
+}
+
+// factor[i] = 1 / |k_i| of squares[i] = |k_i|^2, 0 for a zero key, for the rows of a page.
+LONGHAUL_INLINE void invert_norms(const float* squares, float* factor) {
+  for (int i = 0; i < kKernelPageRows; i += kLanes)
+    store(factor + i, div(splat(1.0f), sqrt(load(squares + i))));
+  for (int i = 0; i < kKernelPageRows; ++i) factor[i] = squares[i] == 0 ? 0.0f : factor[i];
+}
+
+// Calls body(first row, rows, reader) for every page of the chunk's first `rows` rows.
+template <class Values, class Body>
+LONGHAUL_INLINE void for_each_page(const void* const* keys, const void* const* fetch, int rows, int dim,
+                                   Body body) {
+  for (int first = 0; first < rows; first += kKernelPageRows) {
+    const int count = rows - first < kKernelPageRows ? rows - first : kKernelPageRows;
+    body(first, count,
+         PageReader<Values>{chunk_row<Values>(keys, first, dim), chunk_row<Values>(fetch, first, dim), dim});
+  }
 }
 
 template <class From, class To>
@@ -76,29 +112,57 @@ void rotate_row(const typename From::Type* x, const float* cos, const float* sin
 
 }  // namespace
 
-void sum_units(const void* const* keys, Element type, int rows, int dim, float* total) {
+void sum_units(const void* const* keys, const void* const* fetch, Element type, int rows, int dim,
+               float* total) {
   memset(total, 0, static_cast<size_t>(padded_dim(dim)) * sizeof(float));
   with_values(type, [&]<class Values>(Values) {
-    for (int row = 0; row < rows; ++row) {
-      const auto* key = chunk_row<Values>(keys, row, dim);
-      const Vec factor = splat(inverse_norm<Values>(key, dim));
-      for (int d = 0; d < dim; d += kLanes) {
-        store(total + d, fma(load_first<Values>(key + d, dim - d), factor, load(total + d)));
+    for_each_page<Values>(keys, fetch, rows, dim, [&](int, int count, const PageReader<Values>& page) {
+      alignas(64) float squares[kKernelPageRows] = {};
+      alignas(64) float factor[kKernelPageRows];
+      for (int i = 0; i < count; ++i) {
+        const auto* key = page.row(i);
+        Vec sum = zero();
+        for_each_vector<Values>(
+            dim, [&](int d, auto load_row) __attribute__((always_inline)) {
+              const Vec k = load_row(key + d);
+              sum = fma(k, k, sum);
+            });
+        squares[i] = reduce_add(sum);
       }
-    }
+      invert_norms(squares, factor);
+      for_each_vector<Values>(
+          dim, [&](int d, auto load_row) __attribute__((always_inline)) {
+            Vec sum = load(total + d);
+            for (int i = 0; i < count; ++i) sum = fma(load_row(page.page + i * dim + d), splat(factor[i]), sum);
+            store(total + d, sum);
+          });
+    });
   });
 }
 
-void score_units(const void* const* keys, Element type, int rows, int dim, const float* direction, float* out) {
+void score_units(const void* const* keys, const void* const* fetch, Element type, int rows, int dim,
+                 const float* direction, float* out) {
   with_values(type, [&]<class Values>(Values) {
-    for (int row = 0; row < rows; ++row) {
-      const auto* key = chunk_row<Values>(keys, row, dim);
-      Vec dot = zero();
-      for (int d = 0; d < dim; d += kLanes) {
-        dot = fma(load_first<Values>(key + d, dim - d), load_first<F32Values>(direction + d, dim - d), dot);
+    for_each_page<Values>(keys, fetch, rows, dim, [&](int first, int count, const PageReader<Values>& page) {
+      alignas(64) float squares[kKernelPageRows] = {};
+      alignas(64) float factor[kKernelPageRows];
+      float dots[kKernelPageRows];
+      for (int i = 0; i < count; ++i) {
+        const auto* key = page.row(i);
+        Vec sum = zero();
+        Vec dot = zero();
+        for_each_vector<Values>(
+            dim, [&](int d, auto load_row) __attribute__((always_inline)) {
+              const Vec k = load_row(key + d);
+              sum = fma(k, k, sum);
+              dot = fma(k, load(direction + d), dot);
+            });
+        squares[i] = reduce_add(sum);
+        dots[i] = reduce_add(dot);
       }
-      out[row] = -reduce_add(dot) * inverse_norm<Values>(key, dim);
-    }
+      invert_norms(squares, factor);
+      for (int i = 0; i < count; ++i) out[first + i] = -dots[i] * factor[i];
+    });
   });
 }
 

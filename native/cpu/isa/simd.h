@@ -139,6 +139,9 @@ LONGHAUL_INLINE Vec min(Vec a, Vec b) {
 LONGHAUL_INLINE Vec fma(Vec a, Vec b, Vec c) {
   return _mm512_fmadd_ps(a, b, c);
 }
+LONGHAUL_INLINE Vec sqrt(Vec x) {
+  return _mm512_sqrt_ps(x);
+}
 LONGHAUL_INLINE Vec round_even(Vec x) {
   return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
@@ -214,6 +217,9 @@ LONGHAUL_INLINE Vec min(Vec a, Vec b) {
 }  // b when either is NaN
 LONGHAUL_INLINE Vec fma(Vec a, Vec b, Vec c) {
   return _mm256_fmadd_ps(a, b, c);
+}
+LONGHAUL_INLINE Vec sqrt(Vec x) {
+  return _mm256_sqrt_ps(x);
 }
 LONGHAUL_INLINE Vec round_even(Vec x) {
   return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -291,6 +297,9 @@ LONGHAUL_INLINE Vec min(Vec a, Vec b) {
 }  // b when either is NaN
 LONGHAUL_INLINE Vec fma(Vec a, Vec b, Vec c) {
   return a * b + c;
+}
+LONGHAUL_INLINE Vec sqrt(Vec x) {
+  return Vec{__builtin_sqrtf(x[0]), __builtin_sqrtf(x[1]), __builtin_sqrtf(x[2]), __builtin_sqrtf(x[3])};
 }
 // Whole numbers up to 2^22, ties to even: adding 1.5 * 2^23 pushes the fraction out.
 LONGHAUL_INLINE Vec round_even(Vec x) {
@@ -387,12 +396,12 @@ LONGHAUL_INLINE Vec exp(Vec x) {
 // 2^x within 2 units in the last place for x <= 0, or as little above as rounding makes it; exactly 1 for 0; 0
 // for -inf and below -150, NaN kept.
 LONGHAUL_INLINE Vec exp2_nonpositive(Vec x) {
-  x = max(splat(-160.0f), x);
 #if defined(LONGHAUL_ISA_512)
-  // x less its floor; scalef takes the floor itself.
+  // x less its floor, 0 for -inf; scalef takes the floor itself, and any.
   const Vec r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
   const Vec n = x;
 #else
+  x = max(splat(-160.0f), x);
   const Vec n = round_even(sub(x, splat(0.5f)));
   const Vec r = sub(x, n);
 #endif

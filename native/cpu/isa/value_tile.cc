@@ -4,20 +4,27 @@
 namespace longhaul::LONGHAUL_ISA_NAMESPACE {
 namespace {
 
-// Rows that share a loaded value. Together with the vectors of values held at a time they make 8 to 16 sums,
-// which hide the latency of a multiply-add.
+// Rows that share a loaded value, and vectors of values held at a time: their product is the number of sums,
+// enough to hide the latency of a multiply-add. Of many rows the next ones take kBlockRows; a few more than
+// that, as a group of heads may have, still read the values once.
 #if defined(LONGHAUL_ISA_512)
-constexpr int kValueRows = 8;
+constexpr int kBlockRows = 6;
+constexpr int kMostRows = 8;
 constexpr int value_vecs(int rows) {
-  return rows <= 4 ? 4 : 2;
+  return rows <= kBlockRows ? 4 : 2;
 }
 #else
-constexpr int kValueRows = 4;
+constexpr int kBlockRows = 4;
+constexpr int kMostRows = 4;
 constexpr int value_vecs(int) {
   return 2;
 }
 #endif
-static_assert(kMergeRows % kValueRows == 0);
+static_assert(kMergeRows % kBlockRows == 0);
+
+constexpr int next_rows(int left) {
+  return left <= kMostRows ? left : kBlockRows;
+}
 
 // A term is what one lane adds to a sum at once: the value of one key as f32 ...
 template <class Values>
@@ -106,7 +113,7 @@ struct Span {
 };
 
 // Keys in order, from an even one on.
-template <class Terms, int kRows, int kVecs>
+template <class Terms, int kRows, int kVecs, bool kFetch>
 LONGHAUL_INLINE void add_values(const Span& s) {
   using Type = typename Terms::Type;
   constexpr int kLine = 64 / sizeof(Type);
@@ -136,7 +143,7 @@ LONGHAUL_INLINE void add_values(const Span& s) {
     const Type* row = chunk_row<Terms>(s.values, key, dim) + s.d;
     const Type* even = row;
     const Type* odd = row;
-    if (s.fetch.even != nullptr) {
+    if constexpr (kFetch) {
       even = chunk_row<Terms>(s.fetch.even, key, dim) + s.d;
       odd = chunk_row<Terms>(s.fetch.odd, key, dim) + s.d;
       if (s.d / kLine % 2 != 0) {
@@ -146,11 +153,13 @@ LONGHAUL_INLINE void add_values(const Span& s) {
       }
     }
     for (; key + Terms::kKeys <= end; key += Terms::kKeys) {
+      if constexpr (kFetch) {
 #pragma GCC unroll 2
-      for (int k = 0; k < Terms::kKeys; ++k) {
+        for (int k = 0; k < Terms::kKeys; ++k) {
 #pragma GCC unroll 4
-        for (int i = 0; i < kVecs * kLanes; i += kLine) {
-          __builtin_prefetch((i / kLine % 2 == 0 ? even : odd) + k * dim + i);
+          for (int i = 0; i < kVecs * kLanes; i += kLine) {
+            __builtin_prefetch((i / kLine % 2 == 0 ? even : odd) + k * dim + i);
+          }
         }
       }
       add(row, true, key);
@@ -170,21 +179,21 @@ LONGHAUL_INLINE void add_values(const Span& s) {
   }
 }
 
-template <class Terms, int kRows>
+template <class Terms, int kRows, bool kFetch>
 void add_rows(Span s) {
   constexpr int kVecs = value_vecs(kRows);
-  for (; s.d + kVecs * kLanes <= s.dim; s.d += kVecs * kLanes) add_values<Terms, kRows, kVecs>(s);
+  for (; s.d + kVecs * kLanes <= s.dim; s.d += kVecs * kLanes) add_values<Terms, kRows, kVecs, kFetch>(s);
   if constexpr (kVecs > 2) {
-    for (; s.d + 2 * kLanes <= s.dim; s.d += 2 * kLanes) add_values<Terms, kRows, 2>(s);
+    for (; s.d + 2 * kLanes <= s.dim; s.d += 2 * kLanes) add_values<Terms, kRows, 2, kFetch>(s);
   }
-  for (; s.d < s.dim; s.d += kLanes) add_values<Terms, kRows, 1>(s);
+  for (; s.d < s.dim; s.d += kLanes) add_values<Terms, kRows, 1, kFetch>(s);
 }
 
-template <class Terms, int kRows = kValueRows>
+template <class Terms, int kRows = kMostRows>
 void add_rows_of(int rows, const Span& s) {
   if constexpr (kRows > 0) {
-    if (rows == kRows) return add_rows<Terms, kRows>(s);
-    add_rows_of<Terms, kRows - 1>(rows, s);
+    if (rows != kRows) return add_rows_of<Terms, kRows - 1>(rows, s);
+    return s.fetch.even != nullptr ? add_rows<Terms, kRows, true>(s) : add_rows<Terms, kRows, false>(s);
   }
 }
 
@@ -202,7 +211,7 @@ void weigh_values_of(const ScoreTile& t, const ValueTile& values, int row, int r
   for (int i = r; i < rows; ++i)
     Terms::softmax(weights + i * kScoreStride, visible[i], out.max + i, out.sum + i);
   while (r < rows) {
-    const int count = rows - r < kValueRows ? rows - r : kValueRows;
+    const int count = next_rows(rows - r);
     // Terms that all of these rows see, then what each one sees beyond: a later value must not even be
     // multiplied by zero, it may be infinite.
     const int last = visible[r + count - 1];
@@ -220,7 +229,7 @@ void weigh_values_of(const ScoreTile& t, const ValueTile& values, int row, int r
     span.begin = common;
     for (int i = 0; i < count; ++i, span.weights += kScoreStride, span.sums += stride) {
       span.end = visible[r + i];
-      if (span.end > common) add_rows<Terms, 1>(span);
+      if (span.end > common) add_rows<Terms, 1, false>(span);
     }
     r += count;
     fetch = false;

@@ -125,7 +125,7 @@ TEST_P(AttentionBits, DoNotDependOnTheCutOfABlock) {
   for (const Shape& shape :
        {Shape{DType::kF32, DType::kF32, 2, 3, 24}, Shape{DType::kBf16, DType::kBf16, 1, 4, 64},
         Shape{DType::kF32, DType::kF16, 3, 1, 8}, Shape{DType::kBf16, DType::kBf16, 1, 16, 80},
-        Shape{DType::kBf16, DType::kF32, 2, 2, 34}}) {
+        Shape{DType::kBf16, DType::kF32, 2, 2, 34}, Shape{DType::kBf16, DType::kBf16, 1, 7, 128}}) {
     expect_pieces_equal(*stream_, shape, 490, 40, 1);
     expect_pieces_equal(*stream_, shape, 0, 300, 17);
   }
@@ -137,25 +137,32 @@ TEST_P(AttentionBits, SplitAndWholeTilesAgreeBeyondOneWave) {
 }
 
 // A row that comes later must not matter even if it holds what no finite weight makes harmless.
-TEST_P(AttentionBits, LaterValuesDoNotLeakIntoEarlierRows) {
-  const Shape shape{DType::kF32, DType::kF32, 1, 2, 16};
+void expect_no_leak(CpuStream& stream, DType type, int32_t bad) {
+  SCOPED_TRACE(std::string(name_of(type)) + " row " + std::to_string(bad));
   constexpr int32_t kRows = 24;
+  const Shape shape{type, type, 1, 2, 16};
   Numbers numbers(3);
-  Values q(DType::kF32, {kRows, 2, 16}), k(DType::kF32, {kRows, 1, 16}), v(DType::kF32, {kRows, 1, 16});
+  Values q(type, {kRows, 2, 16}), k(type, {kRows, 1, 16}), v(type, {kRows, 1, 16});
   q.fill(numbers);
   k.fill(numbers);
   v.fill(numbers);
   Cache clean(shape, kRows);
-  const Values expected = clean.step(*stream_, q.tensor(), k.tensor(), v.tensor());
-  constexpr int32_t kBad = 18;
+  const Values expected = clean.step(stream, q.tensor(), k.tensor(), v.tensor());
   for (int i = 0; i < 16; ++i) {
-    k.set(kBad * 16 + i, std::numeric_limits<float>::quiet_NaN());
-    v.set(kBad * 16 + i, std::numeric_limits<float>::infinity());
+    k.set(bad * 16 + i, std::numeric_limits<float>::quiet_NaN());
+    v.set(bad * 16 + i, std::numeric_limits<float>::infinity());
   }
   Cache dirty(shape, kRows);
-  const Values actual = dirty.step(*stream_, q.tensor(), k.tensor(), v.tensor());
-  for (int64_t i = 0; i < kBad * 32; ++i) ASSERT_EQ(actual.get(i), expected.get(i)) << i;
-  for (int64_t i = kBad * 32; i < kRows * 32; ++i) ASSERT_TRUE(std::isnan(actual.get(i))) << i;
+  const Values actual = dirty.step(stream, q.tensor(), k.tensor(), v.tensor());
+  for (int64_t i = 0; i < bad * 32; ++i) ASSERT_EQ(actual.get(i), expected.get(i)) << i;
+  for (int64_t i = bad * 32; i < kRows * 32; ++i) ASSERT_TRUE(std::isnan(actual.get(i))) << i;
+}
+
+TEST_P(AttentionBits, LaterValuesDoNotLeakIntoEarlierRows) {
+  // Values may be multiplied in pairs: the first bad one is the first, or the second, of a pair.
+  for (DType type : {DType::kF32, DType::kBf16}) {
+    for (int32_t bad : {17, 18}) expect_no_leak(*stream_, type, bad);
+  }
 }
 
 // Memory is reserved for the largest call.
