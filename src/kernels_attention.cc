@@ -24,7 +24,8 @@ void attention(KernelCall& call) {
                            .out = call.zeros(DType::kF32, {rows, heads, cache.head_dim()}),
                            .lse = call.zeros(DType::kF32, {rows, heads}),
                            .kv_heads = cache.kv_heads(),
-                           .scale = call.real("scale")};
+                           .scale = call.real("scale"),
+                           .max_length = static_cast<int32_t>(cache.capacity())};
   if (!call.ok()) return;
   const Workspace workspace = call.workspace(call.backend().ops().attention_workspace(args));
   if (call.ok()) call.fail(run(call.backend(), call.stream(), args, workspace));

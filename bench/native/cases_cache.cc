@@ -74,6 +74,8 @@ OpCase attention_case(const CaseContext& ctx, int64_t history, int64_t rows) {
     LONGHAUL_ASSIGN(a.out, memory.zeros(act, {rows, s.heads, s.dim}));
     a.kv_heads = static_cast<int32_t>(s.kv_heads);
     a.scale = 1 / std::sqrt(static_cast<float>(s.dim));
+    a.max_length = static_cast<int32_t>(length);
+    a.role = rows == 1 ? RowRole::kDecode : RowRole::kBlock;
     LONGHAUL_ASSIGN(Workspace workspace, memory.workspace(memory.backend().ops().attention_workspace(a)));
     return rotate_caches(
         memory, caches, a, false, +[](AttentionArgs& args, const CacheView* view) { args.views = view; },

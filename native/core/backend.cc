@@ -18,4 +18,16 @@ Result<Buffer> Backend::allocate(size_t bytes, MemoryUse use) {
   return Buffer(this, data, bytes, use);
 }
 
+Status Backend::begin_capture(Stream&) {
+  return unsupported("device '" + name() + "' does not record operations");
+}
+
+Result<std::unique_ptr<Graph>> Backend::end_capture(Stream&) {
+  return unsupported("device '" + name() + "' does not record operations");
+}
+
+Status Backend::replay(Stream&, const Graph&) {
+  return unsupported("device '" + name() + "' does not record operations");
+}
+
 }  // namespace longhaul

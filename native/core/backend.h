@@ -72,11 +72,18 @@ struct Workspace {
   size_t bytes = 0;
 };
 
+// Ops recorded once, to be put into a stream again as one. Every argument is as it was when recorded: what
+// changes from one replay to the next has to lie in device memory.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual std::string name() const = 0;         // "reference", "cpu"
+  virtual std::string name() const = 0;         // "reference", "cpu", "cuda:0"
   virtual std::string description() const = 0;  // for people: instruction set, threads
   virtual const Ops& ops() const = 0;
 
@@ -90,8 +97,17 @@ class Backend {
   // Bytes now allocated for `use`: exactly the sum of the live Buffers.
   size_t allocated(MemoryUse use) const { return allocated_[static_cast<int>(use)].load(); }
 
+  // In the order of the stream. `host` may be reused when the call returns.
   virtual Status upload(Stream& stream, void* device, const void* host, size_t bytes) = 0;
+  // Waits for all queued work; `host` holds the bytes when the call returns.
   virtual Status download(Stream& stream, void* host, const void* device, size_t bytes) = 0;
+
+  // Whether recording ops saves time here. Between begin_capture and end_capture ops are recorded, not run, and
+  // nothing else may be called on the stream. When an op fails in between, end_capture must still be called.
+  virtual bool can_capture() const { return false; }
+  virtual Status begin_capture(Stream& stream);
+  virtual Result<std::unique_ptr<Graph>> end_capture(Stream& stream);
+  virtual Status replay(Stream& stream, const Graph& graph);
 
   // Stacks host matrices [rows_i, cols] of one dtype (f32, bf16, f16) along rows and packs them once.
   // The sources are not needed afterwards.

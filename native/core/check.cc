@@ -137,6 +137,7 @@ Status check(const AttentionArgs& a) {
   if (a.lse) c.dense("lse", a.lse, kOnlyF32, {a.q.shape[0], a.q.shape[1]});
   check_pages(c, a.pages, a.q.shape[2]);
   c.require(a.scale > 0, "scale must be positive");
+  c.require(a.max_length >= 1, "max_length must be at least 1", a.max_length);
   return c.status();
 }
 

@@ -40,6 +40,13 @@ struct PageArrays {
   Tensor positions;  // [pages, kPageRows] i32, absolute position of each row
 };
 
+// What rows are for. A backend may have kernels of its own for each role; it never chooses them by the number
+// of rows, so that a row gives the same bits in any batch. In two roles the same row may differ in rounding.
+enum class RowRole : uint8_t {
+  kBlock,   // rows of prefill blocks: many rows share each weight and each key
+  kDecode,  // the newest row, or few, of each sequence: bound by memory
+};
+
 // ---- dense -------------------------------------------------------------------------------------------------
 
 // out[i] = table[ids[i]]
@@ -58,14 +65,15 @@ struct RmsNormArgs {
   float eps = 0;
 };
 
-// out = x * weight^T (+ bias), or out += with `accumulate`. K is summed in one fixed order, so a row's result
-// does not depend on the other rows.
+// out = x * weight^T (+ bias), or out += with `accumulate`. K is summed in one fixed order a role, so a row's
+// result does not depend on the other rows.
 struct GemmArgs {
   Tensor x;                        // [rows, cols] act, rows may be strided
   const Weight* weight = nullptr;  // [outputs, cols]
   Tensor bias;                     // optional, [outputs] f32
   Tensor out;                      // [rows, outputs] f32 or act, rows may be strided
   bool accumulate = false;
+  RowRole role = RowRole::kBlock;
 };
 
 // out = silu(gate) * up
@@ -107,8 +115,8 @@ struct AppendArgs {
 };
 
 // Causal attention of the step's rows (already appended) over each sequence's cache, aligned at the end: query
-// i of n sees the first length - n + i + 1 rows of its KV head. A step's row gives the same bits whatever the
-// other rows are.
+// i of n sees the first length - n + i + 1 rows of its KV head. A step's row gives the same bits in its role
+// whatever the other rows are.
 struct AttentionArgs {
   PageArrays pages;
   const CacheView* views = nullptr;  // [sequences], device memory
@@ -118,6 +126,9 @@ struct AttentionArgs {
   Tensor lse;  // optional, [rows, heads] f32: log of the sum of exp(scaled scores)
   int32_t kv_heads = 0;
   float scale = 0;
+  // No head of a view holds more rows: the host sizes grids and workspace by it, since it cannot see lengths.
+  int32_t max_length = 0;
+  RowRole role = RowRole::kBlock;
 };
 
 // Merges partial attention results over disjoint keys: out = sum_s w_s out_s, w_s = exp(lse_s - lse).

@@ -45,8 +45,10 @@ Result<std::unique_ptr<Sequence>> Sequence::create(Transformer& model, PagePool&
     }
   }
   const int64_t scored_rows = p.bounded() ? head_rows : 0;
-  LONGHAUL_TRY(
-      model.prepare(pool, int64_t{p.block} + p.observers(), pages_for(scored_rows) * kPageRows, p.observers()));
+  LONGHAUL_TRY(model.prepare(pool, {.rows = int64_t{p.block} + p.observers(),
+                                    .head_rows = head_rows,
+                                    .scored_rows = pages_for(scored_rows) * kPageRows,
+                                    .observers = p.observers()}));
   LONGHAUL_ASSIGN(sequence->cache_,
                   SequenceCache::create(model.backend(), model.stream(), pool, head_rows, pages, most_pages));
   return sequence;

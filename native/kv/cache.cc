@@ -86,6 +86,7 @@ Status SequenceCache::truncate(int32_t rows) {
                                 .kv_heads = pool_->geometry().kv_heads,
                                 .drop = rows}));
   LONGHAUL_TRY(stream_->synchronize());
+  rows_added_ -= rows;
   return settle();
 }
 

@@ -4,6 +4,7 @@
 // long in all layers and heads). Both live in the same list of pages, in time order.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -37,6 +38,10 @@ class SequenceCache {
   CacheView view(int32_t layer, int32_t row_begin, int32_t row_count) const;
   // Rows a head can hold at most.
   int64_t head_capacity() const { return int64_t{max_pages_} * kPageRows; }
+  // Rows a head may hold now: eviction takes rows where the host does not see it, so this never shrinks by it.
+  int64_t most_rows() const { return std::min(rows_added_, head_capacity()); }
+  // Every head gets `rows` rows with the next pass.
+  void expect_rows(int64_t rows) { rows_added_ += rows; }
 
   // Brings the stack's height to the host and tells the pool. After every pass.
   Status settle();
@@ -69,6 +74,7 @@ class SequenceCache {
   std::vector<int32_t> reserved_;
   int64_t used_pages_ = 0;
   int64_t peak_pages_ = 0;
+  int64_t rows_added_ = 0;
 };
 
 }  // namespace longhaul

@@ -27,8 +27,8 @@ KvGeometry Transformer::kv_geometry() const {
           .dtype = weights_.dtype};
 }
 
-void Transformer::lay_out(Arena& arena, const PageArrays& pages, int64_t rows, int64_t head_capacity,
-                          int64_t observers) {
+void Transformer::lay_out(Arena& arena, const PageArrays& pages, const PassLimits& limits) {
+  const int64_t rows = limits.rows;
   const DType act = backend_.activation_dtype(weights_.dtype);
   const int64_t q_width = config_.heads * config_.head_dim;
   const int64_t qkv_width = q_width + 2 * config_.kv_heads * config_.head_dim;
@@ -52,40 +52,49 @@ void Transformer::lay_out(Arena& arena, const PageArrays& pages, int64_t rows, i
                                 .sequences = kMaxSegments,
                                 .q = attended_.split_last(config_.head_dim),
                                 .out = attended_.split_last(config_.head_dim),
-                                .kv_heads = static_cast<int32_t>(config_.kv_heads)};
-  const size_t bytes = std::max(
-      {ops.gemm_workspace({.x = normed_, .weight = &layer.qkv, .out = qkv_}),
-       ops.gemm_workspace({.x = attended_, .weight = &layer.output, .out = delta_}),
-       ops.gemm_workspace({.x = normed_, .weight = &layer.gate_up, .out = gate_up_}),
-       ops.gemm_workspace({.x = mlp_, .weight = &layer.down, .out = delta_}),
-       ops.gemm_workspace(
-           {.x = normed_.slice(0, kLogitRows), .weight = &weights_.output_embedding(), .out = logits_}),
-       ops.attention_workspace(attention)});
+                                .kv_heads = static_cast<int32_t>(config_.kv_heads),
+                                .max_length = static_cast<int32_t>(std::max<int64_t>(limits.head_rows, 1))};
+  // A decode pass has one row a sequence.
+  AttentionArgs decode = attention;
+  decode.q = decode.out = attention.q.slice(0, kMaxSegments);
+  decode.role = RowRole::kDecode;
+  size_t bytes = std::max(ops.attention_workspace(attention), ops.attention_workspace(decode));
+  for (const GemmArgs& product :
+       {GemmArgs{.x = normed_, .weight = &layer.qkv, .out = qkv_},
+        GemmArgs{.x = attended_, .weight = &layer.output, .out = delta_},
+        GemmArgs{.x = normed_, .weight = &layer.gate_up, .out = gate_up_},
+        GemmArgs{.x = mlp_, .weight = &layer.down, .out = delta_},
+        GemmArgs{.x = normed_.slice(0, kLogitRows), .weight = &weights_.output_embedding(), .out = logits_}}) {
+    GemmArgs one = product;
+    one.x = product.x.slice(0, std::min(product.x.shape[0], kLogitRows));
+    one.out = product.out.slice(0, one.x.shape[0]);
+    one.role = RowRole::kDecode;
+    bytes = std::max({bytes, ops.gemm_workspace(product), ops.gemm_workspace(one)});
+  }
   workspace_ = {arena.take_bytes(bytes), bytes};
-  eviction_ =
-      EvictionScratch::lay_out(arena, backend_, pages, static_cast<int32_t>(config_.kv_heads), head_capacity,
-                               static_cast<int32_t>(observers), static_cast<int32_t>(config_.heads));
+  eviction_ = EvictionScratch::lay_out(arena, backend_, pages, static_cast<int32_t>(config_.kv_heads),
+                                       limits.scored_rows, static_cast<int32_t>(limits.observers),
+                                       static_cast<int32_t>(config_.heads));
 }
 
-Status Transformer::prepare(PagePool& pool, int64_t rows, int64_t head_capacity, int64_t observers) {
-  rows = std::max({rows, rows_, kLogitRows});
-  head_capacity = std::max(head_capacity, head_capacity_);
-  observers = std::max(observers, observers_);
-  if (rows == rows_ && head_capacity == head_capacity_ && observers == observers_) return Status();
+Status Transformer::prepare(PagePool& pool, const PassLimits& wanted) {
+  const PassLimits limits{.rows = std::max({wanted.rows, limits_.rows, kLogitRows}),
+                          .head_rows = std::max(wanted.head_rows, limits_.head_rows),
+                          .scored_rows = std::max(wanted.scored_rows, limits_.scored_rows),
+                          .observers = std::max(wanted.observers, limits_.observers)};
+  if (limits == limits_) return Status();
 
   // Measuring overwrites the tensors, so a refusal has to lay the old memory out again.
   Arena measure;
-  lay_out(measure, pool.arrays(), rows, head_capacity, observers);
+  lay_out(measure, pool.arrays(), limits);
   Result<Buffer> scratch = backend_.allocate(measure.used(), MemoryUse::kWorkspace);
   if (scratch.ok()) {
     scratch_ = std::move(scratch.value());
-    rows_ = rows;
-    head_capacity_ = head_capacity;
-    observers_ = observers;
+    limits_ = limits;
   }
-  if (rows_ > 0) {
+  if (limits_.rows > 0) {
     Arena arena(scratch_);
-    lay_out(arena, pool.arrays(), rows_, head_capacity_, observers_);
+    lay_out(arena, pool.arrays(), limits_);
   }
   return scratch.status();
 }
@@ -93,12 +102,17 @@ Status Transformer::prepare(PagePool& pool, int64_t rows, int64_t head_capacity,
 Status Transformer::forward(PagePool& pool, std::span<const Segment> segments, PassObserver* observer) {
   LONGHAUL_ASSERT(segments.size() <= kMaxSegments);
   int64_t rows = 0;
+  int64_t most_rows = 1;
+  pass_role_ = RowRole::kDecode;
   std::vector<CacheView>& views = host_views_;
   views.assign(static_cast<size_t>(config_.layers) * kMaxSegments, CacheView{});
   for (size_t s = 0; s < segments.size(); ++s) {
     const Segment& segment = segments[s];
     const int32_t count = segment.rows + segment.observers;
-    LONGHAUL_ASSERT(rows + count <= rows_);
+    LONGHAUL_ASSERT(rows + count <= limits_.rows);
+    segment.cache->expect_rows(count);
+    most_rows = std::max(most_rows, segment.cache->most_rows());
+    if (count != 1 || segment.evict) pass_role_ = RowRole::kBlock;
     for (int32_t layer = 0; layer < config_.layers; ++layer) {
       views[static_cast<size_t>(layer) * kMaxSegments + s] =
           segment.cache->view(layer, static_cast<int32_t>(rows), count);
@@ -111,6 +125,7 @@ Status Transformer::forward(PagePool& pool, std::span<const Segment> segments, P
   }
   LONGHAUL_TRY(backend_.upload(*stream_, views_.data, views.data(), views.size() * sizeof(CacheView)));
   pass_rows_ = rows;
+  pass_length_ = static_cast<int32_t>(most_rows);
 
   if (rows > 0) {
     LONGHAUL_TRY(
@@ -164,11 +179,7 @@ Status Transformer::attention_block(PagePool& pool, int32_t layer, std::span<con
                                  .out = normed_.slice(0, rows),
                                  .eps = eps}));
     if (observer != nullptr) LONGHAUL_TRY(observer->on_hidden(layer, x));
-    LONGHAUL_TRY(run(
-        backend_, *stream_,
-        GemmArgs{
-            .x = normed_.slice(0, rows), .weight = &weights.qkv, .bias = weights.qkv_bias.tensor, .out = qkv},
-        workspace_));
+    LONGHAUL_TRY(gemm(normed_.slice(0, rows), weights.qkv, weights.qkv_bias.tensor, qkv));
     if (config_.qk_norm) {
       LONGHAUL_TRY(
           run(backend_, *stream_, RmsNormArgs{.x = q, .weight = weights.q_norm.tensor, .out = q, .eps = eps}));
@@ -194,7 +205,9 @@ Status Transformer::attention_block(PagePool& pool, int32_t layer, std::span<con
                                    .q = q,
                                    .out = attended_.slice(0, rows).split_last(dim),
                                    .kv_heads = static_cast<int32_t>(config_.kv_heads),
-                                   .scale = scale},
+                                   .scale = scale,
+                                   .max_length = pass_length_,
+                                   .role = pass_role_},
                      workspace_));
   }
 
@@ -214,12 +227,7 @@ Status Transformer::attention_block(PagePool& pool, int32_t layer, std::span<con
     row += segment.rows + segment.observers;
   }
   if (rows == 0) return Status();
-  return run(backend_, *stream_,
-             GemmArgs{.x = attended_.slice(0, rows),
-                      .weight = &weights.output,
-                      .bias = weights.output_bias.tensor,
-                      .out = delta_.slice(0, rows)},
-             workspace_);
+  return gemm(attended_.slice(0, rows), weights.output, weights.output_bias.tensor, delta_.slice(0, rows));
 }
 
 Status Transformer::mlp_block(const LayerWeights& weights) {
@@ -230,29 +238,27 @@ Status Transformer::mlp_block(const LayerWeights& weights) {
                                .weight = weights.mlp_norm.tensor,
                                .out = normed_.slice(0, rows),
                                .eps = static_cast<float>(config_.rms_norm_eps)}));
-  LONGHAUL_TRY(run(backend_, *stream_,
-                   GemmArgs{.x = normed_.slice(0, rows),
-                            .weight = &weights.gate_up,
-                            .bias = weights.gate_up_bias.tensor,
-                            .out = gate_up_.slice(0, rows)},
-                   workspace_));
+  LONGHAUL_TRY(
+      gemm(normed_.slice(0, rows), weights.gate_up, weights.gate_up_bias.tensor, gate_up_.slice(0, rows)));
   LONGHAUL_TRY(
       run(backend_, *stream_, SwigluArgs{.gate_up = gate_up_.slice(0, rows), .out = mlp_.slice(0, rows)}));
+  return gemm(mlp_.slice(0, rows), weights.down, weights.down_bias.tensor, delta_.slice(0, rows));
+}
+
+Status Transformer::gemm(const Tensor& x, const Weight& weight, const Tensor& bias, const Tensor& out) {
   return run(backend_, *stream_,
-             GemmArgs{.x = mlp_.slice(0, rows),
-                      .weight = &weights.down,
-                      .bias = weights.down_bias.tensor,
-                      .out = delta_.slice(0, rows)},
-             workspace_);
+             GemmArgs{.x = x, .weight = &weight, .bias = bias, .out = out, .role = pass_role_}, workspace_);
 }
 
 Result<Tensor> Transformer::logits(int64_t begin, int64_t count) {
   LONGHAUL_ASSERT(count >= 1 && count <= kLogitRows && begin >= 0 && begin + count <= pass_rows_);
   const Tensor out = logits_.slice(0, count);
-  LONGHAUL_TRY(
-      run(backend_, *stream_,
-          GemmArgs{.x = normed_.slice(begin, count), .weight = &weights_.output_embedding(), .out = out},
-          workspace_));
+  LONGHAUL_TRY(run(backend_, *stream_,
+                   GemmArgs{.x = normed_.slice(begin, count),
+                            .weight = &weights_.output_embedding(),
+                            .out = out,
+                            .role = RowRole::kDecode},
+                   workspace_));
   LONGHAUL_TRY(stream_->synchronize());
   return out;
 }

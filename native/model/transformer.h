@@ -37,6 +37,16 @@ class PassObserver : public EvictionObserver {
   virtual Status on_evicted(int32_t layer) = 0;
 };
 
+// The largest passes that scratch memory is for.
+struct PassLimits {
+  int64_t rows = 0;         // of the pass, observers counted
+  int64_t head_rows = 0;    // that any head holds
+  int64_t scored_rows = 0;  // that a head holds when it is evicted
+  int64_t observers = 0;
+
+  bool operator==(const PassLimits&) const = default;
+};
+
 class Transformer {
  public:
   // Reads config.json and the weights of `directory`.
@@ -49,9 +59,9 @@ class Transformer {
   Stream& stream() const { return *stream_; }
   KvGeometry kv_geometry() const;
 
-  // Makes sure passes of up to `rows` rows over heads of up to `head_capacity` rows, `observers` of them
-  // observing, have their scratch memory. Only grows; kOutOfMemory leaves the old one.
-  Status prepare(PagePool& pool, int64_t rows, int64_t head_capacity, int64_t observers);
+  // Makes sure passes up to these limits have their scratch memory. Only grows; kOutOfMemory leaves the old
+  // one.
+  Status prepare(PagePool& pool, const PassLimits& limits);
 
   // Runs all layers. Afterwards hidden_rows() holds the final normed states of the pass's rows.
   Status forward(PagePool& pool, std::span<const Segment> segments, PassObserver* observer = nullptr);
@@ -67,10 +77,11 @@ class Transformer {
  private:
   Transformer(Backend& backend, ModelConfig config) : backend_(backend), config_(config) {}
 
-  void lay_out(Arena& arena, const PageArrays& pages, int64_t rows, int64_t head_capacity, int64_t observers);
+  void lay_out(Arena& arena, const PageArrays& pages, const PassLimits& limits);
   Status attention_block(PagePool& pool, int32_t layer, std::span<const Segment> segments,
                          PassObserver* observer);
   Status mlp_block(const LayerWeights& weights);
+  Status gemm(const Tensor& x, const Weight& weight, const Tensor& bias, const Tensor& out);
 
   Backend& backend_;
   ModelConfig config_;
@@ -79,10 +90,10 @@ class Transformer {
 
   // Scratch memory of a pass.
   Buffer scratch_;
-  int64_t rows_ = 0;
-  int64_t head_capacity_ = 0;
-  int64_t observers_ = 0;
+  PassLimits limits_;
   int64_t pass_rows_ = 0;
+  int32_t pass_length_ = 1;  // no head of the pass holds more rows
+  RowRole pass_role_ = RowRole::kBlock;
   Tensor tokens_, positions_;  // [rows] i32
   Tensor cos_, sin_;           // [rows, head_dim / 2] f32
   Tensor residual_, delta_;    // [rows, hidden] f32

@@ -170,7 +170,7 @@ TEST_F(CheckTest, AppendAndTruncate) {
 }
 
 TEST_F(CheckTest, Attention) {
-  AttentionArgs a{pages(16), kViews, 1, f32({3, 4, 16}), f32({3, 4, 16}), {}, 2, 0.25f};
+  AttentionArgs a{pages(16), kViews, 1, f32({3, 4, 16}), f32({3, 4, 16}), {}, 2, 0.25f, 64};
   accepts(a);
   a.lse = f32({3, 2});
   rejects(a, "attention: lse is [3, 2], needs [3, 4]");
@@ -182,6 +182,9 @@ TEST_F(CheckTest, Attention) {
   a.kv_heads = 2;
   a.scale = 0;
   rejects(a, "attention: scale must be positive");
+  a.scale = 0.25f;
+  a.max_length = 0;
+  rejects(a, "attention: max_length must be at least 1, got 0");
 
   MergeStatesArgs m{f32({2, 3, 4, 16}), f32({2, 3, 4}), f32({3, 4, 16}), f32({3, 4})};
   accepts(m);

@@ -64,7 +64,8 @@ class Cache {
                              .out = out.tensor(),
                              .lse = lse != nullptr ? lse->tensor() : Tensor(),
                              .kv_heads = shape_.kv_heads,
-                             .scale = 0.2f};
+                             .scale = 0.2f,
+                             .max_length = max_pages_ * kPageRows};
     EXPECT_TRUE(check(args).ok());
     std::vector<char> workspace(attention_workspace(args) + 64);
     char* aligned = workspace.data() + (64 - reinterpret_cast<uintptr_t>(workspace.data()) % 64) % 64;

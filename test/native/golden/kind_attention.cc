@@ -108,7 +108,8 @@ Status run_attention(Context& context, const Case& attention) {
   AttentionArgs args{.pages = pool->arrays(),
                      .sequences = sequences,
                      .kv_heads = geometry.kv_heads,
-                     .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.dim)))};
+                     .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.dim))),
+                     .max_length = static_cast<int32_t>(shape.tokens)};
   Tensor view_bytes;
   Workspace workspace;
   const auto lay_out = [&](Arena arena) {

@@ -54,6 +54,7 @@ AttentionCase run_attention(Device& device, AttentionCase c) {
   args.lse = p.out(c.lse);
   args.kv_heads = c.cache.kv_heads();
   args.scale = c.scale;
+  args.max_length = std::max(c.cache.longest(), 1);
   EXPECT_OK(run(device.backend(), device.stream(), args,
                 p.workspace(device.backend().ops().attention_workspace(args))));
   p.finish();
