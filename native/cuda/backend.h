@@ -1,0 +1,13 @@
+// The CUDA backend: one GPU, or the emulator where the room is compiled for it.
+#pragma once
+
+#include <memory>
+
+#include "core/backend.h"
+
+namespace longhaul {
+
+// `device` is CUDA's index. kUnsupported names the driver's own words when there is no usable GPU.
+Result<std::unique_ptr<Backend>> make_cuda_backend(int device);
+
+}  // namespace longhaul
