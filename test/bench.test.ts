@@ -16,10 +16,19 @@ interface Bench {
   shapeOf(name: string): { hidden: number; vocab: number; ropeScaling: { factor: number } };
   merge(run: object, engine: string, results: object[]): object;
   renderPage(result: object): string;
+  sharesOf(result: object, record: object, point: object): object;
 }
 
 async function importBench(): Promise<Bench> {
-  const files = ["build", "models/checkpoint", "models/gguf", "models/shapes", "engine/run", "report/page"];
+  const files = [
+    "build",
+    "models/checkpoint",
+    "models/gguf",
+    "models/shapes",
+    "engine/run",
+    "report/compare",
+    "report/page",
+  ];
   const modules = files.map((file) => import(new URL(`../bench/${file}.mjs`, import.meta.url).href));
   return Object.assign({}, ...(await Promise.all(modules))) as Bench;
 }
@@ -252,12 +261,27 @@ describe("the page", () => {
         },
       ],
     });
-    const run = { model: "m", dtype: "f32", threads: 1, memory: "full", spec: { answerTokens: 8 } };
+    const shape = bench.shapeOf("stories260K");
+    const run = { model: "m", shape, dtype: "f32", threads: 1, memory: "full", spec: { answerTokens: 8 } };
     expect(bench.merge(run, "longhaul", [once(10), once(20)])).toMatchObject({
       loadAverage: [0.2, 0.2],
       points: [
-        { decodeTokensPerSecond: { median: 17.5, low: 10, high: 25, count: 6 }, residentBytes: { median: 7 } },
+        {
+          decodeTokensPerSecond: { median: 17.5, low: 10, high: 25, count: 6 },
+          residentBytes: { median: 7 },
+          // 5 layers of 64 x (64 + 2 x 32) + 64 x 64 + 3 x 64 x 172 weights, and 8 heads of 8 over half the history.
+          prefillFlops: 2 * 5 * (64 * 128 + 64 * 64 + 3 * 64 * 172) + 4 * 5 * 64 * ((512 + 1) / 2),
+        },
       ],
     });
+    const peak = { name: "f32.avx2", threads: 1, best: 1e9 };
+    const memory = { name: "read.memory", threads: 1, best: 1e9 };
+    const point = {
+      prefillFlops: 1e6,
+      decodeBytes: 2e6,
+      prefillTokensPerSecond: summary(500),
+      decodeTokensPerSecond: summary(400),
+    };
+    expect(bench.sharesOf({ ceilings: [peak, memory] }, run, point)).toEqual({ prefill: 50, decode: 80 });
   });
 });

@@ -35,13 +35,15 @@ const bounded = (budget) => ({ policy: "snapkv", budget, block: BLOCK, tail: TAI
 
 export const nameOfMemory = (memory) => (memory.policy === "full" ? "full" : `budget ${memory.budget}`);
 
-/** Histories that end within minutes on one core, by model. */
+/** Lengths of history by model. */
 const POINTS = {
   stories260K: [512, 2048],
   "SmolLM2-135M": [1024, 4096, 16384, 32768],
   "Qwen2.5-0.5B": [1024, 4096, 16384],
   "Llama-3.2-1B": [1024, 4096, 16384],
 };
+/** Longer histories take minutes each: they are read in the first repetition only, and on all cores only. */
+const REPEATED_UP_TO = 4096;
 const QUICK_POINTS = { stories260K: [512], "SmolLM2-135M": [512, 1024, 2048] };
 
 /** A tiny model shows what a token costs beside its arithmetic, so many tokens are drawn. */
@@ -57,9 +59,11 @@ export function planRuns({ quick, models, threads, filter, device }) {
   for (const name of chosen) {
     const shape = shapeOf(name);
     const dtype = name === "stories260K" ? "f32" : "bf16";
-    const points = (quick && QUICK_POINTS[name]) || POINTS[name];
+    const all = (quick && QUICK_POINTS[name]) || POINTS[name];
+    const repeated = all.filter((history) => history <= REPEATED_UP_TO);
     const budgets = name === "stories260K" ? [] : quick ? [512] : [1024, 2048];
     for (const count of threads) {
+      const points = count === Math.max(...threads) ? all : repeated;
       for (const memory of [full, ...budgets.map(bounded)]) {
         const rows = points.at(-1) + ANSWERS + QUESTION.length + answerTokens(name, quick);
         const kvBytes = poolBytes(shape, dtype, memory, rows);
@@ -73,7 +77,7 @@ export function planRuns({ quick, models, threads, filter, device }) {
           memory,
           kvBytes,
         };
-        runs.push({ model: name, shape, dtype, threads: count, memory: nameOfMemory(memory), spec });
+        runs.push({ model: name, shape, dtype, threads: count, memory: nameOfMemory(memory), repeated, spec });
       }
     }
   }

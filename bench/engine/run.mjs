@@ -7,6 +7,7 @@ import { runJsonLines } from "../child.mjs";
 import { loadAverage } from "../machine.mjs";
 import { ensureCheckpoint } from "../models/checkpoint.mjs";
 import { ensureGguf } from "../models/gguf.mjs";
+import { decodeBytes, prefillFlops } from "../models/shapes.mjs";
 import { summarise } from "../statistics.mjs";
 
 const here = path.dirname(fileURLToPath(import.meta.url));
@@ -27,10 +28,11 @@ async function measureOnce(worker, spec) {
   return { ...result, load };
 }
 
-/** One record of several repetitions: every number as median, least and most. */
+/** One record of several repetitions, the first with all points: every number as median, least and most. */
 export function merge(run, engine, results) {
   const points = results[0].points.map(({ history, kvBytes }, index) => {
-    const all = (pick) => summarise(results.flatMap((result) => pick(result.points[index])));
+    const present = results.filter((result) => result.points.length > index);
+    const all = (pick) => summarise(present.flatMap((result) => pick(result.points[index])));
     return {
       history,
       prefillTokensPerSecond: all((point) => point.prefillTokensPerSecond),
@@ -38,6 +40,13 @@ export function merge(run, engine, results) {
       firstTokenMs: all((point) => point.firstTokenMs),
       nextTokenMs: all((point) => point.nextTokenMs),
       residentBytes: all((point) => point.residentBytes),
+      // What a full cache takes at least; what a bounded one takes depends on when it evicted.
+      ...(run.memory === "full"
+        ? {
+            prefillFlops: prefillFlops(run.shape, results[0].points[index - 1]?.history ?? 0, history),
+            decodeBytes: decodeBytes(run.shape, run.dtype, history + run.spec.answerTokens / 2),
+          }
+        : {}),
       ...(kvBytes === undefined ? {} : { kvBytes }),
     };
   });
@@ -92,8 +101,9 @@ export async function runEngines(runs, { repeats, peers, cache, onRecord }) {
     const ours = [];
     const theirs = [];
     for (let i = 0; i < repeats; ++i) {
-      ours.push(await measureOnce(OURS, spec));
-      if (beside) theirs.push(await measureOnce(PEER, spec));
+      const now = i === 0 ? spec : { ...spec, points: run.repeated };
+      ours.push(await measureOnce(OURS, now));
+      if (beside) theirs.push(await measureOnce(PEER, now));
     }
     for (const [engine, results] of [
       ["longhaul", ours],

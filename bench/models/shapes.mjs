@@ -131,6 +131,21 @@ export function weightsReadPerToken(shape) {
     .reduce((sum, tensor) => sum + tensor.shape.reduce((product, extent) => product * extent, 1), 0);
 }
 
+/** FLOP a token of a prefill behind a full cache: the layers' matrices once, and attention to all rows before it. */
+export function prefillFlops(shape, from, to) {
+  const { heads, headDim, layers } = shape;
+  const matrices = tensorsOf(shape)
+    .filter((tensor) => tensor.name.startsWith("model.layers.") && tensor.shape.length === 2)
+    .reduce((sum, tensor) => sum + tensor.shape[0] * tensor.shape[1], 0);
+  return 2 * matrices + 4 * layers * heads * headDim * ((from + to + 1) / 2);
+}
+
+/** Bytes that a decode step reads: the weights once, and keys and values of `rows` rows. */
+export function decodeBytes(shape, dtype, rows) {
+  const { layers, kvHeads, headDim } = shape;
+  return (dtype === "f32" ? 4 : 2) * (weightsReadPerToken(shape) + 2 * layers * kvHeads * headDim * rows);
+}
+
 export function configOf(shape, dtype) {
   return {
     architectures: [shape.architecture === "qwen2" ? "Qwen2ForCausalLM" : "LlamaForCausalLM"],

@@ -52,6 +52,26 @@ export function ratiosOf({ records }) {
   return ratios;
 }
 
+/** What of its ceilings a point of a full cache reaches, in percent; the ceilings are those of the same result. */
+export function sharesOf({ ceilings }, { dtype, threads }, point) {
+  const best = (wanted) =>
+    Math.max(0, ...ceilings.filter((c) => c.threads === threads && wanted(c.name)).map((c) => c.best));
+  const share = (work, rate, ceiling) =>
+    work === undefined || ceiling === 0 ? undefined : (100 * work * rate.median) / ceiling;
+  return {
+    prefill: share(
+      point.prefillFlops,
+      point.prefillTokensPerSecond,
+      best((name) => name.startsWith(`${dtype}.`)),
+    ),
+    decode: share(
+      point.decodeBytes,
+      point.decodeTokensPerSecond,
+      best((name) => name === "read.memory"),
+    ),
+  };
+}
+
 /** The peak of resident memory, less what the process had before loading, to what the engine states. */
 export const residentToStated = ({ bytes }) =>
   bytes.stated === undefined ? undefined : bytes.resident / bytes.stated;

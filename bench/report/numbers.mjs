@@ -24,6 +24,8 @@ export function duration(seconds) {
   return seconds < 1 ? `${short(seconds * 1e3)} ms` : `${short(seconds)} s`;
 }
 
+export const percent = (share) => (share === undefined ? "" : `${short(share)} %`);
+
 /** What a run may be told apart by. */
 export const seriesName = ({ engine, memory }) => (engine === "longhaul" ? `longhaul, ${memory}` : engine);
 

@@ -1,6 +1,6 @@
 // One self-contained page of a result: plots, what they show, tables. Nothing is fetched, nothing is run.
-import { groupRuns, ratiosOf, residentToStated } from "./compare.mjs";
-import { ceilingText, duration, grouped, megabytes, seriesName, short, tokens } from "./numbers.mjs";
+import { groupRuns, ratiosOf, residentToStated, sharesOf } from "./compare.mjs";
+import { ceilingText, duration, grouped, megabytes, percent, seriesName, short, tokens } from "./numbers.mjs";
 import { historyPlot, kindOf, OP_KINDS, rooflinePlot, sharePlot } from "./plots.mjs";
 import { STYLE } from "./style.mjs";
 import { escapeText as e, mark } from "./svg.mjs";
@@ -153,7 +153,8 @@ function memorySentence(groups) {
   return `The process takes ${short(100 * Math.min(...shares))} to ${short(100 * Math.max(...shares))} % of what engine.memory() states; the smallest models are far off, because the tokenizer and JavaScript count too.`;
 }
 
-function engineSection(engines) {
+function engineSection(result) {
+  const { engines } = result;
   if (engines.length === 0) return "";
   const groups = groupRuns(engines);
   const long = groups.filter(({ records }) => records[0].points.length > 1);
@@ -176,7 +177,9 @@ function engineSection(engines) {
         seriesName(record).replace("longhaul, ", ""),
         tokens(point.history),
         short(point.prefillTokensPerSecond.median),
+        percent(sharesOf(result, record, point).prefill),
         short(point.decodeTokensPerSecond.median),
+        percent(sharesOf(result, record, point).decode),
         `${short(point.decodeTokensPerSecond.low)} to ${short(point.decodeTokensPerSecond.high)}`,
         duration(point.firstTokenMs.median / 1e3),
         duration(point.nextTokenMs.median / 1e3),
@@ -190,7 +193,9 @@ function engineSection(engines) {
     "series",
     "history",
     "prefill/s",
+    "of peak",
     "decode/s",
+    "of read",
     "range",
     "first token",
     "next",
@@ -198,7 +203,7 @@ function engineSection(engines) {
     "RSS MB",
   ];
   parts.push(
-    "<h2>All runs</h2><p>First token: of somebody who brings the whole history along. Next: the first token of an answer when the history is in the cache already. RSS: the most that was resident so far, less what the process had before loading.</p>",
+    "<h2>All runs</h2><p>First token: of somebody who brings the whole history along. Next: the first token of an answer when the history is in the cache already. RSS: the most that was resident so far, less what the process had before loading. Of peak: the FLOP of a prefill behind a full cache against the multiply-add rate; of read: the weights and rows that a token of a full cache reads against the read rate of memory.</p>",
     table("Tokens per second, medians over answers and processes", head, rows, 2),
   );
   const ratios = groups.flatMap((group) =>
@@ -241,7 +246,7 @@ export function renderPage(result) {
 <h1>longhaul bench</h1>
 <p class="soft">${e(machine.cpu)}, ${machine.cores} cores, ${short(machine.memoryBytes / 2 ** 30)} GiB, ${e(machine.features.join(" "))}. ${e(machine.system)}, Node ${e(machine.node)}. ${e(date.slice(0, 16).replace("T", " "))} UTC${options.quick ? ", quick run" : ""}. Load average ${loadAverage.before.join(" ")} before, ${loadAverage.after.join(" ")} after.</p>
 ${opsSection(result)}
-${engineSection(result.engines)}
+${engineSection(result)}
 ${neighbourSection(result.neighbour)}
 ${rows.length === 0 ? "" : `<h2>Ceilings</h2><p>What the loops reached that only read or only multiply: the best window, which the shares above refer to, and the median, which tells how steady the machine was. A core's cache is read over 256 KB, the shared one over 4 MB a thread, memory over 256 MB a thread.</p>${table("Per second, all threads together", ["ceiling", "threads", "best", "median"], rows)}`}
 </main></body></html>

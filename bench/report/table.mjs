@@ -1,7 +1,7 @@
 // What the terminal shows.
 import Table from "cli-table3";
-import { groupRuns, ratiosOf, residentToStated } from "./compare.mjs";
-import { duration, megabytes, seriesName, short, tokens } from "./numbers.mjs";
+import { groupRuns, ratiosOf, residentToStated, sharesOf } from "./compare.mjs";
+import { duration, megabytes, percent, seriesName, short, tokens } from "./numbers.mjs";
 
 const threadsText = (count) => `${count} ${count === 1 ? "thread" : "threads"}`;
 
@@ -67,7 +67,9 @@ export function printSummary(result) {
       "history",
       "series",
       "prefill tokens/s",
+      "of peak",
       "decode tokens/s",
+      "of read",
       "first token",
       "KV MB",
       "resident MB",
@@ -77,7 +79,9 @@ export function printSummary(result) {
         tokens(point.history),
         seriesName(record),
         range(point.prefillTokensPerSecond),
+        percent(sharesOf(result, record, point).prefill),
         range(point.decodeTokensPerSecond),
+        percent(sharesOf(result, record, point).decode),
         duration(point.firstTokenMs.median / 1e3),
         point.kvBytes === undefined ? "" : short(megabytes(point.kvBytes)),
         short(megabytes(point.residentBytes.median)),
