@@ -10,12 +10,13 @@ Buffer::~Buffer() {
 
 Result<Buffer> Backend::allocate(size_t bytes, MemoryUse use) {
   if (bytes == 0) return Buffer();
-  void* data = allocate_bytes(bytes);
-  if (data == nullptr) {
-    return out_of_memory("device '" + name() + "' cannot allocate " + std::to_string(bytes) + " bytes");
-  }
+  LONGHAUL_ASSIGN(void* data, allocate_bytes(bytes));
   allocated_[static_cast<int>(use)] += bytes;
   return Buffer(this, data, bytes, use);
+}
+
+Status Backend::cannot_allocate(size_t bytes) const {
+  return out_of_memory("device '" + name() + "' cannot allocate " + std::to_string(bytes) + " bytes");
 }
 
 Status Backend::begin_capture(Stream&) {

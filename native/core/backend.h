@@ -114,8 +114,10 @@ class Backend {
   virtual Result<Weight> pack(std::span<const Tensor> parts) = 0;
 
  protected:
-  virtual void* allocate_bytes(size_t bytes) = 0;  // zeroed; null when there is no more
+  virtual Result<void*> allocate_bytes(size_t bytes) = 0;  // zeroed
   virtual void free_bytes(void* data, size_t bytes) = 0;
+  // kOutOfMemory in the words all devices share.
+  Status cannot_allocate(size_t bytes) const;
 
  private:
   friend class Buffer;

@@ -84,18 +84,19 @@ class CpuBackend final : public Backend {
   }
 
  protected:
-  void* allocate_bytes(size_t bytes) override {
+  Result<void*> allocate_bytes(size_t bytes) override {
     // Fresh mappings are zeroed by the system on first touch; small pieces share the heap.
     if (bytes < kHugePage) {
       void* data = std::aligned_alloc(kLine, round_up(bytes, kLine));
-      if (data != nullptr) std::memset(data, 0, bytes);
+      if (data == nullptr) return cannot_allocate(bytes);
+      std::memset(data, 0, bytes);
       return data;
     }
     // Aligned for huge pages, but not rounded to them: what is accounted for is what is resident.
     const size_t size = round_up(bytes, kSmallPage);
     void* mapping =
         ::mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapping == MAP_FAILED) return nullptr;
+    if (mapping == MAP_FAILED) return cannot_allocate(bytes);
     char* begin = static_cast<char*>(mapping);
     char* data = reinterpret_cast<char*>(round_up(reinterpret_cast<size_t>(begin), kHugePage));
     // Gives back what alignment did not need, so that free_bytes knows the mapping from the size alone.
@@ -103,7 +104,7 @@ class CpuBackend final : public Backend {
     const size_t tail = (begin + size + kHugePage) - (data + size);
     if (tail != 0) ::munmap(data + size, tail);
     ::madvise(data, size, MADV_HUGEPAGE);
-    return data;
+    return static_cast<void*>(data);
   }
   void free_bytes(void* data, size_t bytes) override {
     if (bytes < kHugePage) {

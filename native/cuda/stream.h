@@ -3,7 +3,11 @@
 
 #include <cuda_runtime_api.h>
 
+#include <memory>
+
 #include "core/backend.h"
+#include "cuda/staging.h"
+#include "cuda/status.h"
 
 namespace longhaul::cuda {
 
@@ -15,21 +19,34 @@ struct DeviceTraits {
   size_t shared_memory_per_block = 0;  // bytes, after opting in
 };
 
+// Ops are put into it by threads that have called its backend: that is what makes the device theirs.
 class CudaStream final : public Stream {
  public:
-  CudaStream(cudaStream_t handle, const DeviceTraits& traits) : handle_(handle), traits_(traits) {}
+  // Traits and health belong to the backend, which lives longer.
+  CudaStream(cudaStream_t handle, const DeviceTraits& traits, Health& health)
+      : handle_(handle), traits_(traits), health_(health) {}
   ~CudaStream() override;
   CudaStream(const CudaStream&) = delete;
   CudaStream& operator=(const CudaStream&) = delete;
 
   Status synchronize() override;
 
+  // In the stream's order, through pinned memory; `host` may be reused on return.
+  Status upload(void* device, const void* host, size_t bytes);
+
+  // What a launch returned, as the op's result: `return stream.launched(launch(...), "gemm")`. Errors of the
+  // kernel's run come with a later call.
+  Status launched(cudaError_t error, const char* kernel) { return health_.check(error, kernel); }
+
   cudaStream_t handle() const { return handle_; }
   const DeviceTraits& traits() const { return traits_; }
+  Health& health() const { return health_; }
 
  private:
   cudaStream_t handle_;
   const DeviceTraits& traits_;
+  Health& health_;
+  std::unique_ptr<StagingRing> staging_;  // made by the first upload
 };
 
 // Streams passed to this backend's ops come from its make_stream.

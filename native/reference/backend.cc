@@ -95,12 +95,13 @@ class ReferenceBackend : public Backend {
   }
 
  protected:
-  void* allocate_bytes(size_t bytes) override {
+  Result<void*> allocate_bytes(size_t bytes) override {
     constexpr size_t kAlignment = 64;
-    if (bytes > std::numeric_limits<size_t>::max() - kAlignment) return nullptr;
+    if (bytes > std::numeric_limits<size_t>::max() - kAlignment) return cannot_allocate(bytes);
     const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
     void* data = std::aligned_alloc(kAlignment, rounded);
-    if (data != nullptr) std::memset(data, 0, rounded);
+    if (data == nullptr) return cannot_allocate(bytes);
+    std::memset(data, 0, rounded);
     return data;
   }
   void free_bytes(void* data, size_t) override { std::free(data); }

@@ -42,7 +42,7 @@ class NoBackend : public Backend {
   Ops ops_{};
 
  protected:
-  void* allocate_bytes(size_t) override { return kData; }
+  Result<void*> allocate_bytes(size_t) override { return kData; }
   void free_bytes(void*, size_t) override {}
 };
 
