@@ -4,9 +4,13 @@ import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { type Addon, runAddon } from "./addon.js";
 import { type Case, findCases } from "./cases.js";
+import { EPISODE_KINDS } from "./episodes.js";
 import { NATIVE_KINDS, runNative } from "./native.js";
 import { Report } from "./report.js";
 import { runText } from "./text.js";
+
+const TYPESCRIPT_KINDS = Object.keys(EPISODE_KINDS);
+const KINDS = [...NATIVE_KINDS, ...TYPESCRIPT_KINDS];
 
 const USAGE = `usage: npm run fixtures -- DIRECTORY... [--device reference|cpu] [--kind a,b] [--json]
 
@@ -14,7 +18,7 @@ Runs the golden cases (case.json) in and below each DIRECTORY and prints a line 
 worst error, its limit, pass or FAIL.
 
   --device NAME  where native kinds run: cpu (default) or reference
-  --kind A,B     only cases of these kinds: ${NATIVE_KINDS.join(", ")}
+  --kind A,B     only cases of these kinds: ${KINDS.join(", ")}
   --json         one JSON object a line
 
 Exit code: 0 all passed, 1 something failed, 2 asked for a case or kind that is not understood.`;
@@ -96,7 +100,7 @@ async function run(options: Options, { program, loadAddon }: Built): Promise<num
   });
   const all = paths.flatMap(findCases);
   if (all.length === 0) notUnderstood("there is no case.json");
-  for (const kind of options.kinds.filter((kind) => !NATIVE_KINDS.includes(kind))) {
+  for (const kind of options.kinds.filter((kind) => !KINDS.includes(kind))) {
     notUnderstood(`kind "${kind}" is not understood by this build`);
   }
 
@@ -122,6 +126,11 @@ async function run(options: Options, { program, loadAddon }: Built): Promise<num
   }
   for (const one of cases.filter((one) => !isNative(one))) {
     const kind = one.kind ?? "";
+    const runKind = EPISODE_KINDS[kind];
+    if (runKind !== undefined) {
+      await failing(report, one, "run", () => runKind(report, one));
+      continue;
+    }
     report.skip({ case: one.name, kind, skipped: `kind ${kind} is not understood by this build` });
     understood &&= options.kinds.length === 0 && !one.named;
   }
