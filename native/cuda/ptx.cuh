@@ -25,6 +25,11 @@ __device__ __forceinline__ void cp_async16(void* smem, const void* gmem, bool va
                "r"(valid ? 16 : 0)
                : "memory");
 }
+// The first `bytes` (0 to 16) of 16, zeros behind them.
+__device__ __forceinline__ void cp_async16_partial(void* smem, const void* gmem, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(smem_addr(smem)), "l"(gmem), "r"(bytes)
+               : "memory");
+}
 __device__ __forceinline__ void cp_async8(void* smem, const void* gmem, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;\n" ::"r"(smem_addr(smem)), "l"(gmem),
                "r"(valid ? 8 : 0)
@@ -45,6 +50,15 @@ __device__ __forceinline__ void cp_async_wait() {
 }
 __device__ __forceinline__ void cp_async_wait_all() {
   asm volatile("cp.async.wait_all;\n" ::: "memory");
+}
+
+// 16 bytes that nobody writes while the kernel runs and nobody reads again: past L1.
+__device__ __forceinline__ Bytes16 load16_once(const void* gmem) {
+  Bytes16 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(gmem));
+  return v;
 }
 
 // Lane i gives the address of row i % 8 of matrix i / 8 (8 rows of 16 bytes); x2 reads the addresses of lanes
@@ -113,6 +127,9 @@ __device__ __forceinline__ void bar_arrive(int id, int threads) {
 inline void cp_async16(void* smem, const void* gmem, bool valid) {
   emulator::async_copy(smem, gmem, 16, valid ? 16 : 0);
 }
+inline void cp_async16_partial(void* smem, const void* gmem, int bytes) {
+  emulator::async_copy(smem, gmem, 16, bytes);
+}
 inline void cp_async8(void* smem, const void* gmem, bool valid) {
   emulator::async_copy(smem, gmem, 8, valid ? 8 : 0);
 }
@@ -129,6 +146,8 @@ inline void cp_async_wait() {
 inline void cp_async_wait_all() {
   emulator::async_wait_all();
 }
+
+inline Bytes16 load16_once(const void* gmem) { return load16(gmem); }
 
 template <int kMatrices>
 struct MatrixRegisters {
