@@ -217,7 +217,7 @@ inline void __stcg(T* p, std::type_identity_t<T> value) {
 
 // Fibers of one OS thread: a read and a write with no yield between them are atomic.
 template <class T, class Update>
-inline T longhaul_emulator_atomic(T* p, Update update) {
+__attribute__((no_sanitize("thread"))) inline T longhaul_emulator_atomic(T* p, Update update) {
   longhaul::emulator::note_atomic(p, sizeof(T));
   const T old = *p;
   *p = static_cast<T>(update(old));

@@ -20,6 +20,11 @@ struct WarpClocks {
   uint32_t epoch[kMaxWarps] = {};  // counts __syncwarp: it orders the lanes of one warp
 };
 
+enum class AccessKind : uint8_t { kRead, kWrite, kAtomic };
+// One access of the running fiber, from the instruction before `code`. Memory that is not the block's shared
+// memory is ignored.
+void race_access(const void* data, size_t bytes, AccessKind kind, const void* code);
+
 void race_begin_block();
 void race_release(Clock& clock);
 void race_acquire(const Clock& clock);

@@ -19,6 +19,7 @@ struct Queue {
 };
 Queue queues[kMaxThreads];
 int arrived[kMaxWarpgroups];
+Clock finished[kMaxWarpgroups];  // orders the reads of an operation before what any thread does after its wait
 
 float element(MatrixType type, uint32_t bits) {
   return type == MatrixType::kBf16 ? bf16_to_float(static_cast<uint16_t>(bits))
@@ -123,10 +124,12 @@ void wgmma_wait(int groups) {
     current_fiber->state = State::kWarpgroup;
     current_fiber->where = "wgmma.wait_group";
     yield();
+    race_acquire(finished[warpgroup]);
     return;
   }
   arrived[warpgroup] = 0;
   while (static_cast<int>(queues[first].groups.size()) > groups) run_oldest_group(first);
+  race_release(finished[warpgroup]);
   current_block->wake_all(first, kWarpgroup,
                           [](const Fiber& fiber) { return fiber.state == State::kWarpgroup; });
 }
