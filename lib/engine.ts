@@ -241,7 +241,7 @@ export class Engine {
   /** Bytes, as of the last step. */
   memory(): EngineMemory {
     this.#requireAlive();
-    return toEngineMemory(this.#parts.runner.native.memory());
+    return toEngineMemory(this.#parts.runner.native.memory(), this.tokenizer.tableBytes);
   }
 
   /** Rejects everything that is under way with ERR_DISPOSED; resolves when the engine's thread has ended. */

@@ -57,12 +57,17 @@ export interface ConversationMemory {
   readonly tableBytes: number;
 }
 
-/** Bytes of an engine. */
+/**
+ * Bytes of an engine. They leave out what any program on Node takes: code, stacks, and a JavaScript heap of some
+ * megabytes (for a Unigram tokenizer, which none of the supported architectures has, with its tree of characters).
+ */
 export interface EngineMemory {
   readonly weights: number;
   readonly workspace: number;
   /** Page tables of all conversations. */
   readonly tables: number;
+  /** Tables of tokens and merges: memory of this process, whatever the device. */
+  readonly tokenizer: number;
   readonly pool: {
     /** The whole KV pool. */
     readonly bytes: number;
@@ -170,9 +175,9 @@ export function requireThreads(threads: number | undefined): number {
   return requireInteger("threads", threads, 1, Math.max(1024, availableParallelism()));
 }
 
-export function toEngineMemory(memory: NativeEngineMemory): EngineMemory {
+export function toEngineMemory(memory: NativeEngineMemory, tokenizer: number): EngineMemory {
   const { weights, workspace, tables, pool, reserved, used, peak } = memory;
-  return { weights, workspace, tables, pool: { bytes: pool, reserved, used, peak } };
+  return { weights, workspace, tables, tokenizer, pool: { bytes: pool, reserved, used, peak } };
 }
 
 export function toConversationMemory(

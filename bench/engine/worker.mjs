@@ -48,7 +48,7 @@ async function measure(spec) {
     });
     fed = history;
   }
-  const { weights, workspace, tables, pool } = engine.memory();
+  const { weights, workspace, tables, tokenizer, pool } = engine.memory();
   const memory = conversation.memory();
   await engine.dispose();
   return {
@@ -58,10 +58,11 @@ async function measure(spec) {
     forwardedTokens:
       memory.tokensSeen + spec.points.length * ANSWERS * (QUESTION.length + spec.answerTokens - 1),
     memory: {
-      stated: weights + workspace + tables + pool.peak,
+      stated: weights + workspace + tables + tokenizer + pool.peak,
       weights,
       workspace,
       tables,
+      tokenizer,
       poolPeak: pool.peak,
       pool: pool.bytes,
       conversationPeak: memory.peakBytes,

@@ -65,14 +65,20 @@ function writeTensors(file, shape, dtype, seed) {
  */
 export function ensureCheckpoint(shape, dtype, cache, seed = 1) {
   const directory = path.join(cache, `${shape.name}-${dtype}-${seed}`);
-  if (fs.existsSync(directory)) return directory;
+  const tokenizer = JSON.stringify(tokenizerJson(shape.vocab));
+  if (fs.existsSync(directory)) {
+    // One of an older version is only another vocabulary for the same weights.
+    const file = path.join(directory, "tokenizer.json");
+    if (fs.readFileSync(file, "utf8") !== tokenizer) fs.writeFileSync(file, tokenizer);
+    return directory;
+  }
   // Only a finished directory gets the name.
   const unfinished = `${directory}.${process.pid}`;
   fs.mkdirSync(unfinished, { recursive: true });
-  const write = (name, value) => fs.writeFileSync(path.join(unfinished, name), JSON.stringify(value));
-  write("config.json", configOf(shape, dtype));
-  write("tokenizer.json", tokenizerJson(shape.vocab));
-  write("tokenizer_config.json", TOKENIZER_CONFIG);
+  const write = (name, text) => fs.writeFileSync(path.join(unfinished, name), text);
+  write("config.json", JSON.stringify(configOf(shape, dtype)));
+  write("tokenizer.json", tokenizer);
+  write("tokenizer_config.json", JSON.stringify(TOKENIZER_CONFIG));
   writeTensors(path.join(unfinished, "model.safetensors"), shape, dtype, seed);
   fs.renameSync(unfinished, directory);
   return directory;

@@ -13,11 +13,25 @@ function byteCharacters() {
   return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(isPrintable(byte) ? byte : next++));
 }
 
-/** tokenizer.json for a vocabulary of `size`; ids without a meaning get a name. */
+/** How many longer tokens each token of the tree below begins: lengths come out as in trained vocabularies. */
+const BRANCHES = 4;
+
+/**
+ * tokenizer.json for a vocabulary of `size`, with a merge for each token: their memory is that of a trained one. All
+ * tokens but the first consist of bytes that no ASCII text has.
+ */
 export function tokenizerJson(size) {
+  const characters = byteCharacters();
   const vocab = {};
-  for (const [id, character] of byteCharacters().entries()) vocab[character] = id;
-  for (let id = 258; id < size; ++id) vocab[`<unused${id}>`] = id;
+  for (const [id, character] of characters.entries()) vocab[character] = id;
+  const tree = characters.slice(128);
+  const merges = [];
+  for (let id = 258; id < size; ++id) {
+    const pair = [tree[Math.floor(merges.length / BRANCHES)], characters[128 + (merges.length % BRANCHES)]];
+    merges.push(pair);
+    tree.push(pair.join(""));
+    vocab[tree.at(-1)] = id;
+  }
   const special = (id, content) => ({
     id,
     content,
@@ -45,7 +59,7 @@ export function tokenizerJson(size) {
       fuse_unk: false,
       byte_fallback: false,
       vocab,
-      merges: [],
+      merges,
     },
   };
 }

@@ -1,3 +1,4 @@
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { readFile, stat } from "node:fs/promises";
 import { LonghaulError } from "../errors.js";
 
@@ -28,6 +29,26 @@ export async function readOptionalText(path: string): Promise<string | null> {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
     throw corruptFile(path, "cannot be read", error);
+  }
+}
+
+/** The bytes of a file, chunk after chunk; each is valid until the next one is asked for. */
+export function* readChunks(path: string): Generator<Uint8Array, void> {
+  let file: number | undefined;
+  try {
+    file = openSync(path, "r");
+    const { size } = fstatSync(file);
+    if (size > MAX_FILE_BYTES)
+      throw new Error(`${size} bytes, more than the ${MAX_FILE_BYTES} a text file may have`);
+    const buffer = new Uint8Array(64 * 1024);
+    for (let bytes = readSync(file, buffer); bytes > 0; bytes = readSync(file, buffer)) {
+      yield buffer.subarray(0, bytes);
+    }
+  } catch (error) {
+    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
+    throw missing ? corruptFile(path, "does not exist") : corruptFile(path, "cannot be read", error);
+  } finally {
+    if (file !== undefined) closeSync(file);
   }
 }
 

@@ -1,16 +1,15 @@
 import { join } from "node:path";
-import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import { invalidOption, LonghaulError, requireString } from "../errors.js";
-import {
-  corruptFile,
-  isJsonObject,
-  type JsonObject,
-  parseJsonObject,
-  readOptionalJson,
-  readOptionalText,
-} from "./files.js";
+import { corruptFile, isJsonObject, type JsonObject, readChunks, readOptionalJson } from "./files.js";
 import { PieceDecoder } from "./stream-decoder.js";
-import { checkTokenizerFile, type TokenizerFile } from "./tokenizer-file.js";
+import { type OpenChunks, readTokenizerFile, type TokenizerFile } from "./tokenizer-file.js";
+import {
+  createLibraryTokenizer,
+  createModel,
+  type LibraryModel,
+  type LibraryTokenizer,
+} from "./tokenizer-model.js";
+import type { Vocabulary } from "./vocabulary.js";
 
 /** How `Tokenizer.encode` treats a text. */
 export interface EncodeOptions {
@@ -40,10 +39,10 @@ export interface NamedTokens {
   readonly pad: string | null;
 }
 
-/** The parsed files that a `Tokenizer` is made from. All but `tokenizer` may be null. */
+/** The files that a `Tokenizer` is made from: tokenizer.json in chunks, since it is large, the others parsed or null. */
 export interface TokenizerSources {
   readonly directory: string;
-  readonly tokenizer: JsonObject;
+  readonly tokenizer: OpenChunks;
   readonly tokenizerConfig: JsonObject | null;
   readonly generationConfig: JsonObject | null;
   readonly modelConfig: JsonObject | null;
@@ -58,6 +57,8 @@ export class Tokenizer {
   readonly directory: string;
   /** One more than the largest token id. The model's embedding may have more rows than this, as padding. */
   readonly vocabularySize: number;
+  /** Bytes of the tables of tokens and merges. */
+  readonly tableBytes: number;
   readonly named: NamedTokens;
   /** The id that begins a text, or null for models without one. */
   readonly bosTokenId: number | null;
@@ -67,37 +68,37 @@ export class Tokenizer {
   readonly specialTokenIds: ReadonlySet<number>;
   readonly #file: TokenizerFile;
   readonly #addedIds: ReadonlySet<number>;
+  readonly #model: LibraryModel;
   readonly #library: LibraryTokenizer;
   #unprefixed: LibraryTokenizer | undefined;
 
   /** Reads tokenizer.json, and where they exist tokenizer_config.json, generation_config.json and config.json. */
   static async load(directory: string): Promise<Tokenizer> {
-    const path = join(directory, "tokenizer.json");
-    const [text, tokenizerConfig, generationConfig, modelConfig] = await Promise.all([
-      readOptionalText(path),
+    const [tokenizerConfig, generationConfig, modelConfig] = await Promise.all([
       readOptionalJson(join(directory, "tokenizer_config.json")),
       readOptionalJson(join(directory, "generation_config.json")),
       readOptionalJson(join(directory, "config.json")),
     ]);
-    if (text === null) throw corruptFile(path, "does not exist (a model needs its tokenizer.json)");
-    const tokenizer = parseJsonObject(path, text);
+    const tokenizer = () => readChunks(join(directory, "tokenizer.json"));
     return new Tokenizer({ directory, tokenizer, tokenizerConfig, generationConfig, modelConfig });
   }
 
   constructor(sources: TokenizerSources) {
     this.directory = sources.directory;
-    this.#file = checkTokenizerFile(join(sources.directory, "tokenizer.json"), sources.tokenizer);
-    const { tokens, ids, added, json } = this.#file;
-    this.vocabularySize = tokens.length;
+    this.#file = readTokenizerFile(join(sources.directory, "tokenizer.json"), sources.tokenizer);
+    const { vocabulary, merges, added, json } = this.#file;
+    this.vocabularySize = vocabulary.ids;
+    this.tableBytes = vocabulary.bytes + merges.bytes;
     this.specialTokenIds = new Set(added.filter((token) => token.special).map((token) => token.id));
     this.#addedIds = new Set(added.map((token) => token.id));
-    this.named = readNamedTokens(sources, tokens);
-    this.bosTokenId = this.named.bos === null ? null : (ids.get(this.named.bos) ?? null);
+    this.named = readNamedTokens(sources, vocabulary);
+    this.bosTokenId = this.named.bos === null ? null : (vocabulary.get(this.named.bos) ?? null);
     this.stopTokenIds = readStopTokenIds(
       sources,
-      this.named.eos === null ? undefined : ids.get(this.named.eos),
+      this.named.eos === null ? undefined : vocabulary.get(this.named.eos),
     );
-    this.#library = this.#guard("cannot be used as a tokenizer", () => new LibraryTokenizer(json, {}));
+    this.#model = this.#guard("cannot be used as a tokenizer", () => createModel(this.#file));
+    this.#library = this.#createLibrary(json);
     for (const addSpecialTokens of [true, false]) this.encode(PROBE_TEXT, { addSpecialTokens });
   }
 
@@ -145,17 +146,17 @@ export class Tokenizer {
 
   /** The token's own spelling in the vocabulary, or undefined for an id without a token. */
   idToToken(id: number): string | undefined {
-    return this.#file.tokens[id];
+    return this.#file.vocabulary.token(id);
   }
 
   /** The id of the token spelled `token` in the vocabulary, or undefined. */
   tokenToId(token: string): number | undefined {
-    return this.#file.ids.get(token);
+    return this.#file.vocabulary.get(token);
   }
 
   #piece(id: number, skipSpecialTokens: boolean): { text: string; added: boolean } | null {
     if (!Number.isSafeInteger(id) || id < 0) throw invalidOption("a token id", "an integer from 0", id);
-    const text = this.#file.tokens[id];
+    const text = this.#file.vocabulary.token(id);
     if (text === undefined || (skipSpecialTokens && this.specialTokenIds.has(id))) return null;
     return { text, added: this.#addedIds.has(id) };
   }
@@ -180,18 +181,17 @@ export class Tokenizer {
   }
 
   #withoutPrefix(): LibraryTokenizer {
-    this.#unprefixed ??= this.#guard("cannot be used as a tokenizer", () => {
-      const { normalizer, pre_tokenizer } = this.#file.json;
-      const plain = {
-        ...this.#file.json,
-        normalizer: unprefix(normalizer),
-        pre_tokenizer: unprefix(pre_tokenizer),
-      };
-      const changed =
-        JSON.stringify([plain.normalizer, plain.pre_tokenizer]) !== JSON.stringify([normalizer, pre_tokenizer]);
-      return changed ? new LibraryTokenizer(plain, {}) : this.#library;
+    const { normalizer, pre_tokenizer } = this.#file.json;
+    this.#unprefixed ??= this.#createLibrary({
+      ...this.#file.json,
+      normalizer: unprefix(normalizer),
+      pre_tokenizer: unprefix(pre_tokenizer),
     });
     return this.#unprefixed;
+  }
+
+  #createLibrary(json: JsonObject): LibraryTokenizer {
+    return this.#guard("cannot be used as a tokenizer", () => createLibraryTokenizer(json, this.#model));
   }
 
   /** The library trusts the file: whatever it throws is the file's fault. */
@@ -244,12 +244,12 @@ function unprefix(step: unknown): unknown {
   };
 }
 
-function readNamedTokens(sources: TokenizerSources, tokens: readonly (string | undefined)[]): NamedTokens {
+function readNamedTokens(sources: TokenizerSources, vocabulary: Vocabulary): NamedTokens {
   const path = join(sources.directory, "tokenizer_config.json");
   const read = (key: string): string | null => {
     // Without tokenizer_config.json the model's own config still gives the ids.
     const id = sources.generationConfig?.[`${key}_id`] ?? sources.modelConfig?.[`${key}_id`];
-    if (sources.tokenizerConfig === null) return typeof id === "number" ? (tokens[id] ?? null) : null;
+    if (sources.tokenizerConfig === null) return typeof id === "number" ? (vocabulary.token(id) ?? null) : null;
     const value = sources.tokenizerConfig[key] ?? null;
     // An added token is written out as an object with its flags.
     const token = isJsonObject(value) ? value.content : value;

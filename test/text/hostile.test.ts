@@ -7,7 +7,7 @@ import { Tokenizer } from "../../lib/text/tokenizer.js";
 import { fixtureModel, readJson } from "./models.js";
 
 /** Milliseconds for each property; a long run gives more through the environment. */
-const budget = Number(process.env.LONGHAUL_PROPERTY_SECONDS ?? 3) * 1000;
+const budget = Number(process.env.LONGHAUL_FUZZ_SECONDS ?? 3) * 1000;
 const limits = { numRuns: 1_000_000, interruptAfterTimeLimit: budget, markInterruptAsFailure: false };
 
 /** Runs `action`, which may only succeed or raise a LonghaulError with one of the codes. */
@@ -19,6 +19,12 @@ function onlyFailsWith(codes: string[], action: () => void): void {
     expect(codes).toContain(error.code);
   }
 }
+
+/** A file's content in chunks of a size that cuts strings, characters and numbers apart. */
+const chunksOf = (text: string) => () => {
+  const bytes = Buffer.from(text);
+  return Array.from({ length: Math.ceil(bytes.length / 61) }, (_, i) => bytes.subarray(61 * i, 61 * i + 61));
+};
 
 const named = { bos: "<s>", eos: "</s>", unk: null, pad: null };
 const strange = fc.oneof(
@@ -58,12 +64,11 @@ describe.each(["llama", "qwen2"])("tokenizer.json of %s, damaged", (name) => {
       tokenizer.decode([...ids, 0, 1, 319, 1_000_000]),
     );
   };
-  const load = (tokenizer: unknown, tokenizerConfig: unknown) => {
-    const asFile = (path: string, value: unknown) => parseJsonObject(path, JSON.stringify(value));
+  const load = (tokenizer: string, tokenizerConfig: unknown) => {
     const files = {
       directory: "/model",
-      tokenizer: asFile("tokenizer.json", tokenizer),
-      tokenizerConfig: asFile("tokenizer_config.json", tokenizerConfig),
+      tokenizer: chunksOf(tokenizer),
+      tokenizerConfig: parseJsonObject("tokenizer_config.json", JSON.stringify(tokenizerConfig)),
       generationConfig: null,
       modelConfig: null,
     };
@@ -83,7 +88,7 @@ describe.each(["llama", "qwen2"])("tokenizer.json of %s, damaged", (name) => {
             // An earlier change took the place away that this one names.
           }
         }
-        onlyFailsWith(["ERR_CORRUPT_FILE"], () => load(damaged, config));
+        onlyFailsWith(["ERR_CORRUPT_FILE"], () => load(JSON.stringify(damaged) ?? "", config));
       }),
       limits,
     );
@@ -94,7 +99,7 @@ describe.each(["llama", "qwen2"])("tokenizer.json of %s, damaged", (name) => {
     fc.assert(
       fc.property(fc.nat(text.length), fc.nat(40), fc.string({ maxLength: 5 }), (at, cut, put) => {
         const damaged = text.slice(0, at) + put + text.slice(at + cut);
-        onlyFailsWith(["ERR_CORRUPT_FILE"], () => load(parseJsonObject("tokenizer.json", damaged), config));
+        onlyFailsWith(["ERR_CORRUPT_FILE"], () => load(damaged, config));
       }),
       limits,
     );
@@ -111,7 +116,7 @@ describe.each(["llama", "qwen2"])("tokenizer.json of %s, damaged", (name) => {
     );
     fc.assert(
       fc.property(fc.dictionary(keys, strange), (changes) => {
-        onlyFailsWith(["ERR_CORRUPT_FILE"], () => load(source, { ...config, ...changes }));
+        onlyFailsWith(["ERR_CORRUPT_FILE"], () => load(JSON.stringify(source), { ...config, ...changes }));
       }),
       { ...limits, interruptAfterTimeLimit: budget / 4 },
     );
@@ -127,9 +132,9 @@ describe("nesting without end", () => {
       ["decoder", "decoders"],
       ["normalizer", "normalizers"],
     ] as const) {
-      let step: object = { type: "ByteLevel" };
-      for (let depth = 0; depth < 50_000; ++depth) step = { type: "Sequence", [items]: [step] };
-      const tokenizer = { ...source, [member]: step };
+      const open = `{"type":"Sequence","${items}":[`;
+      const step = `${open.repeat(50_000)}{"type":"ByteLevel"}${"]}".repeat(50_000)}`;
+      const tokenizer = chunksOf(JSON.stringify({ ...source, [member]: "?" }).replace('"?"', step));
       const files = {
         directory: "/model",
         tokenizer,
