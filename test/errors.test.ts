@@ -162,6 +162,23 @@ describe("a bad request", () => {
     expect(await answers()).toBe(" rex color is red");
   });
 
+  it("for more logits than an array may hold is refused", async () => {
+    // 833 values a token: 832 logits and a log-probability.
+    const tokens = Array(Math.floor(2 ** 30 / 833) + 1).fill(4);
+    await expectError(
+      serving.score(tokens, { logits: true }),
+      "ERR_INVALID_ARGUMENT",
+      new RegExp(`^input must be tokens whose logits fit 4 GiB.*got "${tokens.length} tokens x 832 logits"`),
+    );
+    // One token fewer is a matter of the model's positions.
+    await expectError(
+      serving.score(tokens.slice(1), { logits: true }),
+      "ERR_INVALID_ARGUMENT",
+      /^position 1289005 is past the model's 8192 positions/,
+    );
+    expect(await answers()).toBe(" rex color is red");
+  });
+
   it("past the model's positions is refused", async () => {
     await using conversation = await serving.conversation({ memory: { policy: "streaming", budget: 64 } });
     const ids = Array(8000).fill(4);
