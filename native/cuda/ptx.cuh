@@ -106,6 +106,12 @@ __device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// x, but the compiler cannot see that: what is computed from it is not moved out of a loop, where it would hold registers.
+__device__ __forceinline__ int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // 2^x to about two ulp; 2^-inf is 0.
 __device__ __forceinline__ float ex2_approx(float x) {
   float y;
@@ -239,6 +245,9 @@ inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
   mma_m16n8k16<emulator::f16_to_float>("mma.m16n8k16.f16", d, a, b0, b1);
 }
 
+inline int opaque(int x) {
+  return x;
+}
 inline float ex2_approx(float x) {
   return std::exp2(x);
 }
