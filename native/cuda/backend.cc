@@ -27,6 +27,7 @@ class CudaBackend final : public Backend {
   }
 
   Status start() {
+    LONGHAUL_TRY(use());
     return health_.check(cudaStreamCreateWithFlags(&service_, cudaStreamNonBlocking), "creating a stream");
   }
 
@@ -41,7 +42,8 @@ class CudaBackend final : public Backend {
     LONGHAUL_TRY(use());
     cudaStream_t handle = nullptr;
     LONGHAUL_TRY(health_.check(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking), "creating a stream"));
-    return std::unique_ptr<Stream>(std::make_unique<CudaStream>(handle, found_.traits, health_));
+    LONGHAUL_ASSIGN(std::unique_ptr<CudaStream> stream, CudaStream::create(handle, found_.traits, health_));
+    return std::unique_ptr<Stream>(std::move(stream));
   }
 
   Status upload(Stream& stream, void* device, const void* host, size_t bytes) override {
@@ -140,6 +142,11 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(int device) {
   auto backend = std::make_unique<cuda::CudaBackend>(std::move(found));
   LONGHAUL_TRY(backend->start());
   return std::unique_ptr<Backend>(std::move(backend));
+}
+
+Result<std::string> describe_cuda_device(int device) {
+  LONGHAUL_ASSIGN(cuda::FoundDevice found, cuda::find_device(device));
+  return std::move(found.description);
 }
 
 }  // namespace longhaul

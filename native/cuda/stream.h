@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "core/backend.h"
+#include "cuda/failure.h"
 #include "cuda/staging.h"
 #include "cuda/status.h"
 
@@ -22,13 +23,14 @@ struct DeviceTraits {
 // Ops are put into it by threads that have called its backend: that is what makes the device theirs.
 class CudaStream final : public Stream {
  public:
-  // Traits and health belong to the backend, which lives longer.
-  CudaStream(cudaStream_t handle, const DeviceTraits& traits, Health& health)
-      : handle_(handle), traits_(traits), health_(health) {}
+  // Traits and health belong to the backend, which lives longer. Takes the handle, destroyed also on failure.
+  static Result<std::unique_ptr<CudaStream>> create(cudaStream_t handle, const DeviceTraits& traits,
+                                                    Health& health);
   ~CudaStream() override;
   CudaStream(const CudaStream&) = delete;
   CudaStream& operator=(const CudaStream&) = delete;
 
+  // Also the failure of a kernel that could not go on, once: what it reports is then forgotten.
   Status synchronize() override;
 
   // In the stream's order, through pinned memory; `host` may be reused on return.
@@ -41,12 +43,18 @@ class CudaStream final : public Stream {
   cudaStream_t handle() const { return handle_; }
   const DeviceTraits& traits() const { return traits_; }
   Health& health() const { return health_; }
+  // Where kernels leave a failure_word (failure.h).
+  unsigned long long* failure() const { return failure_; }
 
  private:
+  CudaStream(cudaStream_t handle, const DeviceTraits& traits, Health& health)
+      : handle_(handle), traits_(traits), health_(health) {}
+
   cudaStream_t handle_;
   const DeviceTraits& traits_;
   Health& health_;
-  std::unique_ptr<StagingRing> staging_;  // made by the first upload
+  unsigned long long* failure_ = nullptr;  // pinned: the host reads it without a copy
+  std::unique_ptr<StagingRing> staging_;   // made by the first upload
 };
 
 // Streams passed to this backend's ops come from its make_stream.
