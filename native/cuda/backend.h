@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "core/backend.h"
 
@@ -9,5 +10,8 @@ namespace longhaul {
 
 // `device` is CUDA's index. kUnsupported names the driver's own words when there is no usable GPU.
 Result<std::unique_ptr<Backend>> make_cuda_backend(int device);
+
+// The description such a backend would have; uses no memory of the GPU.
+Result<std::string> describe_cuda_device(int device);
 
 }  // namespace longhaul

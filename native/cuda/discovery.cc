@@ -59,7 +59,6 @@ Result<FoundDevice> find_device(int device) {
     return unsupported("there is no device 'cuda:" + std::to_string(device) + "': " + std::to_string(count) +
                        (count == 1 ? " GPU is visible" : " GPUs are visible"));
   }
-  LONGHAUL_TRY(to_status(cudaSetDevice(device), "choosing the GPU"));
   cudaDeviceProp properties{};
   LONGHAUL_TRY(to_status(cudaGetDeviceProperties(&properties, device), "reading the GPU's properties"));
   int shared = 0;

@@ -2,6 +2,7 @@
 
 #include <new>
 
+#include "engine/devices.h"
 #include "engine/tasks.h"
 
 namespace longhaul {
@@ -177,13 +178,9 @@ void Engine::wait_confirmed(const Task& task, int64_t tokens) {
 }
 
 Status Engine::load() {
-  Result<std::unique_ptr<Backend>> backend =
-      options_.device == "reference" ? make_reference_backend()
-      : options_.device == "cpu"     ? make_cpu_backend(options_.threads)
-                                     : Result<std::unique_ptr<Backend>>(unsupported(
-                                           "there is no device '" + options_.device + "' in this build"));
-  LONGHAUL_TRY(backend.status());
-  backend_ = std::move(backend.value());
+  LONGHAUL_ASSIGN(ChosenDevice device, choose_device(options_.device, options_.threads));
+  backend_ = std::move(device.backend);
+  device_note_ = std::move(device.note);
   int64_t told = 0;
   const LoadProgress progress = [&](int64_t done, int64_t total) {
     // A hundred events are enough for any progress bar.

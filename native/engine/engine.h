@@ -21,7 +21,7 @@ namespace longhaul {
 
 struct EngineOptions {
   std::string directory;       // config.json and safetensors
-  std::string device = "cpu";  // "cpu" or "reference"
+  std::string device = "cpu";  // as choose_device takes it
   int threads = 0;             // 0: one per available core
   int64_t kv_bytes = 0;        // of the KV pool
 };
@@ -129,7 +129,10 @@ class Engine {
   // Only after task 0's kDone.
   const ModelConfig& config() const { return model_->config(); }
   DType weights_dtype() const { return model_->weights_dtype(); }
+  std::string device_name() const { return backend_->name(); }
   std::string device_description() const { return backend_->description(); }
+  // Why device "auto" is no GPU; else empty.
+  const std::string& device_note() const { return device_note_; }
 
   // ---- for tasks, on the engine's thread ----
   void tell(Event event);
@@ -156,6 +159,7 @@ class Engine {
   std::function<void()> notify_;
 
   std::unique_ptr<Backend> backend_;  // outlives everything allocated on it
+  std::string device_note_;
   std::unique_ptr<Transformer> model_;
   std::unique_ptr<PagePool> pool_;
   std::unique_ptr<Sampler> sampler_;

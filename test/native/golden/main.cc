@@ -1,4 +1,4 @@
-// golden [--device reference|cpu] [--kind a,b] [--json] PATH...
+// golden [--device NAME] [--kind a,b] [--json] PATH...
 // Runs the golden cases below each PATH on one device. Exit code 1 when something failed, 2 when a case or kind
 // was asked for that this program does not understand, or the command line itself is not understood.
 #include <algorithm>
@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/devices.h"
 #include "kinds.h"
 
 namespace longhaul::golden {
@@ -66,16 +67,10 @@ Result<Options> parse_options(int argc, char** argv) {
 std::string usage() {
   std::string kinds;
   for (const Kind& kind : kKinds) kinds += std::string(" ") + kind.name;
-  return "usage: golden [--device reference|cpu] [--kind a,b] [--json] PATH...\n"
+  return "usage: golden [--device cpu|reference|cuda|cuda:N] [--kind a,b] [--json] PATH...\n"
          "Runs the golden cases (case.json) in and below each PATH. Kinds:" +
          kinds +
          "\nExit code: 0 all passed, 1 something failed, 2 asked for a case or kind that is not understood.";
-}
-
-Result<std::unique_ptr<Backend>> make_backend(const std::string& device) {
-  if (device == "reference") return make_reference_backend();
-  if (device == "cpu") return make_cpu_backend(0);
-  return invalid_argument("unknown device " + quote_for_message(device) + ": reference or cpu");
 }
 
 const Kind* find_kind(std::string_view name) {
@@ -115,7 +110,7 @@ int main(int argc, char** argv) {
     std::printf("%s\n", usage().c_str());
     return 0;
   }
-  Result<std::unique_ptr<Backend>> backend = make_backend(options.device);
+  Result<std::unique_ptr<Backend>> backend = open_device(options.device, 0);
   if (!backend.ok()) {
     std::fprintf(stderr, "golden: %s\n", backend.status().message().c_str());
     return kNotUnderstood;
