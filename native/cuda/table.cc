@@ -5,7 +5,7 @@ namespace longhaul::cuda {
 const Ops kOps = {
     .embed = embed,
     .rms_norm = rms_norm,
-    .gemm = nullptr,
+    .gemm = gemm,
     .swiglu = swiglu,
     .rope_table = rope_table,
     .rope = rope,
@@ -19,7 +19,7 @@ const Ops kOps = {
     .select = nullptr,
     .compact = compact,
     .sample = nullptr,
-    .gemm_workspace = nullptr,
+    .gemm_workspace = gemm_workspace,
     .attention_workspace = nullptr,
     .score_keys_workspace = nullptr,
     .key_diversity_workspace = nullptr,
