@@ -1,19 +1,23 @@
 import { type Answer, type AnswerFeed, AnswerStream } from "./answer.js";
-import { type Addition, Dialogue, isTokenIds, requireMessages } from "./dialogue.js";
+import { type Addition, type Dialogue, isTokenIds, requireMessages } from "./dialogue.js";
 import { invalidOption, LonghaulError, requireInteger, throwIfAborted } from "./errors.js";
 import { type GenerateOptions, type GenerationDefaults, toDrawing } from "./generation.js";
-import { type ConversationMemory, type Policy, toConversationMemory } from "./memory.js";
+import type { ConversationMemory, Policy } from "./memory.js";
 import type { NativeModel } from "./native.js";
 import { OperationQueue, type Turn } from "./queue.js";
 import { respond } from "./respond.js";
 import type { Sequence } from "./sequence.js";
-import type { ChatTemplate, Message } from "./text/chat-template.js";
+import type { Streams } from "./streams.js";
+import type { Message } from "./text/chat-template.js";
 import type { Tokenizer } from "./text/tokenizer.js";
 
 /** How far an ingest has come. */
 export interface IngestProgress {
+  /** Tokens that have gone through the model. Policy "epicache" takes the history in once an episode. */
   readonly tokens: number;
   readonly total: number;
+  /** The episode that is being made, from 0; policy "epicache" only. */
+  readonly episode?: number;
 }
 
 export interface IngestOptions {
@@ -36,14 +40,12 @@ export type Input = string | Message | readonly Message[] | readonly number[];
 
 /** What a conversation needs of its engine. */
 export interface ConversationContext {
-  readonly sequence: Sequence;
+  readonly streams: Streams;
   readonly tokenizer: Tokenizer;
-  readonly template: ChatTemplate;
   readonly model: NativeModel;
   readonly defaults: GenerationDefaults;
   readonly policy: Policy;
   readonly tail: number;
-  readonly system: string | undefined;
   /** Aborts when the engine is disposed of. */
   readonly engineClosing: AbortSignal;
   readonly onDispose: (conversation: Conversation) => void;
@@ -57,7 +59,6 @@ const DEFAULT_MAX_TOKENS = 256;
  */
 export class Conversation {
   readonly #context: ConversationContext;
-  readonly #dialogue: Dialogue;
   readonly #queue = new OperationQueue();
   readonly #closing = new AbortController();
   #disposal: Promise<void> | undefined;
@@ -65,12 +66,11 @@ export class Conversation {
   /** @internal Made by `Engine.conversation`. */
   constructor(context: ConversationContext) {
     this.#context = context;
-    this.#dialogue = new Dialogue(context.tokenizer, context.template, context.system);
   }
 
   /** The chat messages so far. Plain text and token ids are not among them. */
   get messages(): readonly Message[] {
-    return this.#dialogue.messages;
+    return this.#context.streams.messages;
   }
 
   /**
@@ -78,25 +78,19 @@ export class Conversation {
    * bounded memory it goes through the model block by block, and each block is evicted down to the budget.
    *
    * When it is aborted, the blocks that were told to `onProgress` stay in the conversation as text that belongs to no
-   * message: `memory().tokensSeen` tells how many tokens they are.
+   * message: `memory().tokensSeen` tells how many tokens they are. Policy "epicache" takes one history, whole: its
+   * episodes are made of it, and of an aborted one nothing stays.
    */
   async ingest(input: Input, { onProgress, signal }: IngestOptions = {}): Promise<{ tokens: number }> {
     return this.#enqueue(signal, async (combined) => {
-      const { sequence } = this.#context;
-      const addition = typeof input === "string" ? this.#plain(input) : this.#addition(input, false);
-      const total = addition.ids.length;
-      if (total === 0) throw invalidOption("input", "a text, messages or token ids that are not empty", input);
-      const before = sequence.tokens;
-      const report = onProgress && ((tokens: number) => onProgress({ tokens, total }));
-      try {
-        await sequence.ingest(addition.ids, { signal: combined, onProgress: report });
-      } finally {
-        const taken = sequence.tokens - before;
-        if (taken === total) addition.commit();
-        else this.#dialogue.partly(addition.ids.slice(0, taken));
-      }
-      if (sequence.tokens - before < total) throwIfAborted(combined);
-      return { tokens: total };
+      const write = (dialogue: Dialogue) => {
+        const plain = typeof input === "string";
+        const addition = plain ? this.#plain(dialogue, input) : this.#addition(dialogue, input, false);
+        if (addition.ids.length > 0) return addition;
+        throw invalidOption("input", "a text, messages or token ids that are not empty", input);
+      };
+      const request = { input, write, signal: combined, onProgress };
+      return { tokens: await this.#context.streams.ingest(request) };
     });
   }
 
@@ -118,13 +112,16 @@ export class Conversation {
     const { remember = true } = options;
     if (typeof remember !== "boolean") throw invalidOption("remember", "true or false", remember);
     return this.#enqueue(options.signal, async (signal, turn) => {
-      const { sequence, tokenizer } = this.#context;
-      const addition = plain && typeof input === "string" ? this.#plain(input) : this.#addition(input, true);
+      const { streams, tokenizer } = this.#context;
+      const { sequence, dialogue } = await streams.choose(input, signal);
+      const addition =
+        plain && typeof input === "string"
+          ? this.#plain(dialogue, input)
+          : this.#addition(dialogue, input, true);
       if (addition.ids.length === 0 && sequence.tokens === 0) {
         throw invalidOption("prompt", "a text, messages or token ids that are not empty", input);
       }
-      const room = this.#room(addition.ids.length, remember);
-      const dialogue = this.#dialogue;
+      const room = this.#room(sequence, addition.ids.length, remember);
       return respond({ sequence, dialogue, tokenizer, addition, drawing, room, remember, feed, turn, signal });
     });
   }
@@ -132,8 +129,7 @@ export class Conversation {
   /** Rows and bytes, as of the last step. */
   memory(): ConversationMemory {
     this.#requireAlive();
-    const { policy, sequence, model } = this.#context;
-    return toConversationMemory(policy, sequence.memory, model.kvHeads);
+    return this.#context.streams.memory();
   }
 
   /** Ends what runs, rejects what waits with ERR_DISPOSED, and gives the memory back. */
@@ -149,7 +145,7 @@ export class Conversation {
   async #close(): Promise<void> {
     this.#closing.abort(new LonghaulError("ERR_DISPOSED", "the conversation was disposed of"));
     await this.#queue.idle();
-    await this.#context.sequence.release();
+    await this.#context.streams.release();
     this.#context.onDispose(this);
   }
 
@@ -169,23 +165,22 @@ export class Conversation {
     return this.#queue.run((turn) => operation(combined, turn), combined);
   }
 
-  #plain(text: string): Addition {
+  #plain(dialogue: Dialogue, text: string): Addition {
     if (text === "") throw invalidOption("input", "a text that is not empty", text);
-    return this.#dialogue.plain(text);
+    return dialogue.plain(text);
   }
 
-  #addition(input: Input, answer: boolean): Addition {
-    if (isTokenIds(input)) return this.#dialogue.tokens(requireTokenIds("tokens", input, this.#context.model));
-    if (typeof input !== "string")
-      return this.#dialogue.turn(requireMessages("input", input as Message[]), answer);
-    if (!this.#dialogue.hasTemplate) return this.#plain(input);
+  #addition(dialogue: Dialogue, input: Input, answer: boolean): Addition {
+    if (isTokenIds(input)) return dialogue.tokens(requireTokenIds("tokens", input, this.#context.model));
+    if (typeof input !== "string") return dialogue.turn(requireMessages("input", input as Message[]), answer);
+    if (!dialogue.hasTemplate) return this.#plain(dialogue, input);
     if (input === "") throw invalidOption("input", "a text that is not empty", input);
-    return this.#dialogue.turn([{ role: "user", content: input }], answer);
+    return dialogue.turn([{ role: "user", content: input }], answer);
   }
 
   /** How many tokens may be drawn when the caller does not say: an answer to forget must fit the tail. */
-  #room(added: number, remember: boolean): number {
-    const { sequence, policy, tail } = this.#context;
+  #room(sequence: Sequence, added: number, remember: boolean): number {
+    const { policy, tail } = this.#context;
     if (remember || policy === "full") return DEFAULT_MAX_TOKENS;
     // The token drawn last takes no row.
     return Math.max(1, Math.min(DEFAULT_MAX_TOKENS, tail - sequence.forgettable - added + 1));

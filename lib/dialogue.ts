@@ -22,8 +22,10 @@ export class Dialogue {
   readonly #tokenizer: Tokenizer;
   readonly #template: ChatTemplate;
   /** Templates that print a date print that of the beginning, or earlier text would change. */
-  readonly #now = new Date();
+  readonly #now: Date;
   #history: Message[] = [];
+  /** The messages in the order in which they came, those of forks among them. */
+  #log: Message[] = [];
   /** The stream behind the last generation prompt, while the last message is an answer of the model. */
   #generated: string | undefined;
   /** A system prompt, which templates may want together with the first turn. */
@@ -33,15 +35,32 @@ export class Dialogue {
   #begun = false;
   #recent: number[] = [];
 
-  constructor(tokenizer: Tokenizer, template: ChatTemplate, system: string | undefined) {
+  constructor(tokenizer: Tokenizer, template: ChatTemplate, system: string | undefined, now = new Date()) {
     this.#tokenizer = tokenizer;
     this.#template = template;
+    this.#now = now;
     this.#unwritten = system === undefined ? [] : [{ role: "system", content: system }];
   }
 
-  /** The messages that the stream holds, a system prompt that waits for its first turn included. */
+  /**
+   * The messages that the stream and its forks hold, in the order in which they came, a system prompt that waits for
+   * its first turn included.
+   */
   get messages(): readonly Message[] {
-    return [...this.#history, ...this.#unwritten];
+    return [...this.#log, ...this.#unwritten];
+  }
+
+  /** What another stream says that holds the same so far, and goes on in its own way. */
+  fork(): Dialogue {
+    const fork = new Dialogue(this.#tokenizer, this.#template, undefined, this.#now);
+    fork.#history = [...this.#history];
+    fork.#log = this.#log;
+    fork.#generated = this.#generated;
+    fork.#unwritten = this.#unwritten;
+    fork.#rest = this.#rest;
+    fork.#begun = this.#begun;
+    fork.#recent = this.#recent;
+    return fork;
   }
 
   get hasTemplate(): boolean {
@@ -70,6 +89,7 @@ export class Dialogue {
       commit: () => {
         this.#took(ids);
         this.#history.push(...messages);
+        this.#log.push(...messages);
         this.#unwritten = [];
         this.#generated = undefined;
       },
@@ -108,7 +128,9 @@ export class Dialogue {
     const text = this.#textOf(ids) + rest;
     if (chat) {
       this.#generated = text;
-      this.#history.push(this.#template.answer(this.#history, text, { now: this.#now }));
+      const answer = this.#template.answer(this.#history, text, { now: this.#now });
+      this.#history.push(answer);
+      this.#log.push(answer);
     } else if (this.#generated !== undefined) {
       this.#generated += text;
     }

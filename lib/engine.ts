@@ -1,5 +1,10 @@
+import { setMaxListeners } from "node:events";
 import { AnswerStream } from "./answer.js";
 import { Conversation, type Input, requireTokenIds } from "./conversation.js";
+import { Dialogue } from "./dialogue.js";
+import { PerEpisodeBuilder } from "./episodes/builder.js";
+import { toEpisodeSettings } from "./episodes/options.js";
+import { EpisodeStreams } from "./episodes/streams.js";
 import { invalidOption, LonghaulError, requireOneOf, requireString, throwIfAborted } from "./errors.js";
 import { type GenerateOptions, type GenerationDefaults, readGenerationDefaults } from "./generation.js";
 import { type DownloadProgress, type ResolveOptions, resolveModel } from "./hub.js";
@@ -12,8 +17,9 @@ import {
   toEngineMemory,
   toNativePolicy,
 } from "./memory.js";
-import { callNative, type NativeModel } from "./native.js";
+import { callNative, type NativeModel, type NativePolicy } from "./native.js";
 import { Sequence } from "./sequence.js";
+import { SingleStream, type Streams } from "./streams.js";
 import { TaskRunner } from "./tasks.js";
 import { ChatTemplate } from "./text/chat-template.js";
 import { Tokenizer } from "./text/tokenizer.js";
@@ -144,29 +150,29 @@ export class Engine {
   }
 
   /**
-   * Opens a conversation. A bounded memory is reserved at once: ERR_OUT_OF_MEMORY says what it needs and what is free.
+   * Opens a conversation. A bounded memory is reserved at once, that of policy "epicache" when the history comes:
+   * ERR_OUT_OF_MEMORY says what it needs and what is free.
    */
   async conversation({ system, memory = {}, signal }: ConversationOptions = {}): Promise<Conversation> {
     this.#requireAlive(signal);
-    const { runner, tokenizer, template, model, defaults } = this.#parts;
+    const { tokenizer, template, model, defaults } = this.#parts;
     if (system !== undefined) requireString("system", system);
     const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false, continuation: true });
     const policy = toNativePolicy(memory, model, encode);
     requireTokenIds("memory.prompt", policy.prompt, model);
-    const sequence = await Sequence.create(runner, policy);
+    const dialogue = new Dialogue(tokenizer, template, system);
+    const streams = await this.#streams(memory, policy, dialogue);
     if (signal?.aborted) {
-      await sequence.release();
+      await streams.release();
       throw signal.reason;
     }
     const conversation = new Conversation({
-      sequence,
+      streams,
       tokenizer,
-      template,
       model,
       defaults,
       policy: policy.policy,
       tail: policy.tail,
-      system,
       engineClosing: this.#closing.signal,
       onDispose: (disposed) => this.#conversations.delete(disposed),
     });
@@ -224,9 +230,14 @@ export class Engine {
     const pooling = requireOneOf("pooling", options.pooling ?? "mean", ["mean", "last"]);
     if (!Array.isArray(texts)) throw invalidOption("texts", "an array of texts", texts);
     const { runner, tokenizer } = this.#parts;
+    // Each text's task listens to it: their number is no leak, and the caller's signal is not ours to set up.
+    const combined = signal && AbortSignal.any([signal]);
+    if (combined !== undefined) setMaxListeners(0, combined);
     const encoded = texts.map((text, index) => tokenizer.encode(requireString(`texts[${index}]`, text)));
     const events = await Promise.all(
-      encoded.map((ids) => runner.run((native) => native.embed(Int32Array.from(ids), pooling), { signal })),
+      encoded.map((ids) =>
+        runner.run((native) => native.embed(Int32Array.from(ids), pooling), { signal: combined }),
+      ),
     );
     throwIfAborted(signal);
     return events.map(({ values = new Float32Array() }) => (normalize ? toUnitLength(values) : values));
@@ -253,6 +264,26 @@ export class Engine {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
+  }
+
+  async #streams(
+    memory: MemoryOptions,
+    policy: ReturnType<typeof toNativePolicy>,
+    dialogue: Dialogue,
+  ): Promise<Streams> {
+    const { runner, tokenizer, template, model } = this.#parts;
+    if (policy.policy !== "epicache") {
+      const sequence = await Sequence.create(runner, policy);
+      return new SingleStream({ sequence, dialogue }, policy.policy, model.kvHeads);
+    }
+    const settings = toEpisodeSettings(memory);
+    const scored: NativePolicy = { ...policy, policy: "patched-prompt" };
+    const create = (prompt: readonly number[]) =>
+      Sequence.create(runner, { ...scored, prompt: Int32Array.from(prompt) });
+    const embed = (signal: AbortSignal) =>
+      settings.embed ?? ((texts: readonly string[]) => this.embed(texts, { signal }));
+    const builder = new PerEpisodeBuilder(create, policy.block);
+    return new EpisodeStreams({ settings, tokenizer, template, model, embed, builder }, dialogue);
   }
 
   #requireAlive(signal?: AbortSignal): void {

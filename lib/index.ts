@@ -11,11 +11,15 @@ export {
   type ScoreOptions,
   type WeightsProgress,
 } from "./engine.js";
+export type { EpisodeCount } from "./episodes/clusters.js";
+export type { EpisodeMemory, EpisodesMemory } from "./episodes/memory.js";
+export type { Embed, EpisodeOptions } from "./episodes/options.js";
 export { type ErrorCode, LonghaulError } from "./errors.js";
 export type { GenerateOptions } from "./generation.js";
 export { type DownloadProgress, type ResolveOptions, resolveModel } from "./hub.js";
 export { type Device, type Info, info } from "./info.js";
 export * as kernels from "./kernels.js";
+export { layerBudgets, paperLayerBudgets, publishedLayerBudgets } from "./layer-budgets.js";
 export type { ConversationMemory, EngineMemory, MemoryOptions, Policy } from "./memory.js";
 export { ChatTemplate, type Message } from "./text/chat-template.js";
 export { type StreamDecoder, Tokenizer } from "./text/tokenizer.js";

@@ -1,9 +1,20 @@
 import { availableParallelism, freemem } from "node:os";
+import type { EpisodesMemory } from "./episodes/memory.js";
+import type { EpisodeOptions } from "./episodes/options.js";
 import { invalidOption, LonghaulError, requireInteger, requireOneOf } from "./errors.js";
+import { layerBudgets } from "./layer-budgets.js";
 import type { NativeConfig, NativeEngineMemory, NativePolicy, NativeSequenceMemory } from "./native.js";
 
 /** How a conversation chooses the rows of keys and values that it keeps. */
-export const POLICIES = ["full", "streaming", "snapkv", "snapkv-refed", "keydiff", "patched-prompt"] as const;
+export const POLICIES = [
+  "full",
+  "streaming",
+  "snapkv",
+  "snapkv-refed",
+  "keydiff",
+  "patched-prompt",
+  "epicache",
+] as const;
 
 /**
  * - `full`: everything stays, so memory grows with the conversation
@@ -12,15 +23,22 @@ export const POLICIES = ["full", "streaming", "snapkv", "snapkv-refed", "keydiff
  * - `snapkv-refed`: the same with those tokens fed again behind the block and the maximum taken, as EpiCache's code does
  * - `keydiff`: keys that are least like the mean key of their head (KeyDiff)
  * - `patched-prompt`: rows that the tokens of `prompt` attend to (EpiCache)
+ * - `epicache`: as many caches as the history has episodes, each with the rows that the windows typical of its episode
+ *   attend to; a question is answered from the cache of the episode that it is like (EpiCache)
  */
 export type Policy = (typeof POLICIES)[number];
 
 /** What a conversation may hold. "Rows" are tokens of one KV head in one layer. */
-export interface MemoryOptions {
+export interface MemoryOptions extends EpisodeOptions {
   /** Default "full". */
   readonly policy?: Policy;
   /** Rows a KV head keeps after an eviction, in every layer or in each. Required for every policy but "full". */
   readonly budget?: number | readonly number[];
+  /**
+   * Divides `budget`, then a number, among the layers: EpiCache's layer budgets, see `layerBudgets`. `similarity` is one
+   * number a layer, `alpha` 2 by default.
+   */
+  readonly layers?: { readonly similarity: readonly number[]; readonly alpha?: number };
   /** Tokens of one prefill pass; an eviction follows each. Default 512. */
   readonly block?: number;
   /**
@@ -55,6 +73,10 @@ export interface ConversationMemory {
   readonly reservedBytes: number;
   /** Bytes of its page tables, which are not part of the pool. */
   readonly tableBytes: number;
+  /**
+   * What the episodes hold; all numbers beside it are sums over them. Policy "epicache" only, once it has a history.
+   */
+  readonly episodes?: EpisodesMemory;
 }
 
 /**
@@ -96,7 +118,7 @@ export function toNativePolicy(
   return {
     policy,
     level: requireOneOf("memory.level", options.level ?? "pair", ["pair", "head"]),
-    budgets: Int32Array.from(policy === "full" ? [] : budgets(policy, options.budget, model.layers)),
+    budgets: Int32Array.from(policy === "full" ? [] : budgets(policy, options, model.layers)),
     block: count("block", Math.min(512, model.maxPositions)),
     tail: count("tail", 512),
     sinks: count("sinks", 4, 0),
@@ -107,18 +129,29 @@ export function toNativePolicy(
   };
 }
 
-function budgets(policy: Policy, budget: MemoryOptions["budget"], layers: number): number[] {
+function budgets(policy: Policy, { budget, layers: profile }: MemoryOptions, layers: number): number[] {
   if (budget === undefined) {
     throw new LonghaulError(
       "ERR_INVALID_ARGUMENT",
       `memory.budget is missing: policy "${policy}" needs the rows that a KV head keeps, such as 256`,
     );
   }
+  if (profile !== undefined) return profiledBudgets(budget, profile, layers);
   if (!Array.isArray(budget)) return Array(layers).fill(requireInteger("memory.budget", budget, 1, MAX_INT32));
   if (budget.length !== layers) {
     throw invalidOption("memory.budget", `a number or one for each of the model's ${layers} layers`, budget);
   }
   return budget.map((rows, layer) => requireInteger(`memory.budget[${layer}]`, rows, 1, MAX_INT32));
+}
+
+function profiledBudgets(budget: unknown, profile: unknown, layers: number): number[] {
+  const rows = requireInteger("memory.budget", budget, 1, MAX_INT32);
+  const { similarity, alpha } = (profile ?? {}) as NonNullable<MemoryOptions["layers"]>;
+  if (!Array.isArray(similarity) || similarity.length !== layers) {
+    const expected = `one number for each of the model's ${layers} layers`;
+    throw invalidOption("memory.layers.similarity", expected, similarity);
+  }
+  return layerBudgets(similarity, rows, alpha);
 }
 
 function promptIds(prompt: MemoryOptions["prompt"], encode: (text: string) => number[]): number[] {

@@ -1,0 +1,103 @@
+import { invalidOption, requireInteger, requireOneOf, requireString } from "../errors.js";
+import type { EpisodeCount } from "./clusters.js";
+import { INSTRUCTION } from "./prompt.js";
+import { WINDOW_UNITS, type WindowSettings } from "./windows.js";
+
+/** One vector a text, all of the same width; their lengths do not matter. */
+export type Embed = (
+  texts: readonly string[],
+) => readonly ArrayLike<number>[] | Promise<readonly ArrayLike<number>[]>;
+
+/** How policy "epicache" finds the episodes of a history. */
+export interface EpisodeOptions {
+  /**
+   * How many episodes, each with a cache of its own that keeps `budget` rows; or a range, of which the number with the
+   * best silhouette is taken. A history of fewer windows has fewer: `memory()` tells. Default 4.
+   */
+  readonly episodes?: EpisodeCount;
+  /** What is embedded and clustered. Default: 4 utterances each. */
+  readonly windows?: {
+    /** Default "utterances": messages; lines of a text; sentences of a text of one line. */
+    readonly by?: WindowSettings["by"];
+    /** Default 4 utterances, 8 sentences or 128 tokens. */
+    readonly size?: number;
+    /** Cuts a text into utterances. */
+    readonly split?: (text: string) => readonly string[];
+  };
+  /** Windows nearest an episode's centroid, which make up its patched prompt. Default 8. */
+  readonly representatives?: number;
+  /** Puts an instruction in front of them, longhaul's or the given one, as EpiCache's code does. Default true. */
+  readonly instruction?: boolean | string;
+  /**
+   * Makes vectors of windows and of questions. "engine" (default) takes the model's own hidden states
+   * (`engine.embed`); a second engine's may serve better: `(texts) => encoder.embed(texts)`.
+   */
+  readonly embed?: "engine" | Embed;
+  /** How a question finds its episode. Default "cosine", as in EpiCache's paper; its code has "dot". */
+  readonly match?: "cosine" | "dot";
+  /** Of k-means. Default 10 restarts, seed 0. */
+  readonly clustering?: { readonly restarts?: number; readonly seed?: number };
+}
+
+/** `EpisodeOptions`, checked and complete. */
+export interface EpisodeSettings {
+  readonly episodes: EpisodeCount;
+  readonly windows: WindowSettings;
+  readonly split: ((text: string) => readonly string[]) | undefined;
+  readonly representatives: number;
+  readonly instruction: string | null;
+  /** Null: the engine's own. */
+  readonly embed: Embed | null;
+  readonly match: "cosine" | "dot";
+  readonly clustering: { readonly restarts: number; readonly seed: number };
+}
+
+const MAX_EPISODES = 1024;
+const DEFAULT_SIZES = { utterances: 4, sentences: 8, tokens: 128 };
+
+/** Checks the options and fills in the defaults. */
+export function toEpisodeSettings(options: EpisodeOptions): EpisodeSettings {
+  const { windows = {}, embed = "engine", clustering = {} } = options;
+  if (typeof windows !== "object" || windows === null)
+    throw invalidOption("memory.windows", "an object", windows);
+  if (typeof clustering !== "object" || clustering === null)
+    throw invalidOption("memory.clustering", "an object", clustering);
+  const by = requireOneOf("memory.windows.by", windows.by ?? "utterances", WINDOW_UNITS);
+  if (windows.split !== undefined && typeof windows.split !== "function")
+    throw invalidOption(
+      "memory.windows.split",
+      "a function of a text that returns its utterances",
+      windows.split,
+    );
+  if (embed !== "engine" && typeof embed !== "function")
+    throw invalidOption("memory.embed", '"engine" or a function of texts that returns their vectors', embed);
+  return {
+    episodes: episodeCount(options.episodes ?? 4),
+    windows: { by, size: requireInteger("memory.windows.size", windows.size ?? DEFAULT_SIZES[by], 1) },
+    split: windows.split,
+    representatives: requireInteger("memory.representatives", options.representatives ?? 8, 1),
+    instruction: instructionText(options.instruction ?? true),
+    embed: embed === "engine" ? null : embed,
+    match: requireOneOf("memory.match", options.match ?? "cosine", ["cosine", "dot"]),
+    clustering: {
+      restarts: requireInteger("memory.clustering.restarts", clustering.restarts ?? 10, 1),
+      seed: requireInteger("memory.clustering.seed", clustering.seed ?? 0, 0),
+    },
+  };
+}
+
+function episodeCount(episodes: unknown): EpisodeCount {
+  if (typeof episodes !== "object" || episodes === null) {
+    if (typeof episodes === "number") return requireInteger("memory.episodes", episodes, 1, MAX_EPISODES);
+    throw invalidOption("memory.episodes", "a number or { min, max }", episodes);
+  }
+  const range = episodes as { readonly min?: unknown; readonly max?: unknown };
+  const max = requireInteger("memory.episodes.max", range.max, 1, MAX_EPISODES);
+  return { min: requireInteger("memory.episodes.min", range.min, 1, max), max };
+}
+
+function instructionText(instruction: unknown): string | null {
+  if (typeof instruction === "boolean") return instruction ? INSTRUCTION : null;
+  if (typeof instruction === "string") return requireString("memory.instruction", instruction);
+  throw invalidOption("memory.instruction", "true, false or a text", instruction);
+}

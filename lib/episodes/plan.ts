@@ -1,0 +1,79 @@
+import { invalidOption } from "../errors.js";
+import type { ChatTemplate } from "../text/chat-template.js";
+import type { Tokenizer } from "../text/tokenizer.js";
+import { cluster, representatives, similarities } from "./clusters.js";
+import type { History } from "./history.js";
+import type { Embed, EpisodeSettings } from "./options.js";
+import { patchedPrompt } from "./prompt.js";
+import { argMax, type Rows, toUnitRows } from "./vectors.js";
+import { windowsOf } from "./windows.js";
+
+/** One episode of a history. */
+export interface EpisodePlan {
+  /** Indices of its windows, in time order. */
+  readonly windows: readonly number[];
+  /** Those of them that its prompt is made of. */
+  readonly representatives: readonly number[];
+  /** Token ids that stand in for the questions that nobody has asked yet. */
+  readonly prompt: readonly number[];
+}
+
+/** The episodes of a history and what tells which of them a question is about. */
+export interface HistoryPlan {
+  readonly windows: number;
+  readonly episodes: readonly EpisodePlan[];
+  /** One a cluster of windows. */
+  readonly centroids: Rows;
+}
+
+/** What planning needs of an engine. */
+export interface PlanContext {
+  readonly settings: EpisodeSettings;
+  readonly embed: Embed;
+  readonly tokenizer: Tokenizer;
+  readonly template: ChatTemplate;
+}
+
+/** Cuts a history into windows, embeds them, clusters them into episodes and writes each episode's prompt. */
+export async function planEpisodes(
+  history: History,
+  context: PlanContext,
+  signal: AbortSignal,
+): Promise<HistoryPlan> {
+  const { settings, tokenizer } = context;
+  const windows = windowsOf(history, settings.windows, tokenizer);
+  if (windows.length === 0) throw invalidOption("input", "a history with something said in it", history);
+  const rows = toUnitRows("memory.embed(windows)", await vectorsOf(windows, context.embed));
+  const clustering = await cluster(rows, settings.episodes, { ...settings.clustering, signal });
+  const nearest = representatives(rows, clustering, settings.representatives);
+  const episodes = nearest.map((chosen, index) => {
+    const texts = chosen.map((window) => windows[window] as string);
+    return {
+      windows: [...windows.keys()].filter((window) => clustering.assignment[window] === index),
+      representatives: chosen,
+      prompt: patchedPrompt(texts, history, settings.instruction, context),
+    };
+  });
+  return { windows: windows.length, episodes, centroids: clustering.centroids };
+}
+
+/** The episode that a question is about. The bare question is embedded: what goes with every question tells nothing. */
+export async function matchEpisode(
+  question: string,
+  { centroids }: HistoryPlan,
+  { settings, embed }: Pick<PlanContext, "settings" | "embed">,
+): Promise<number> {
+  const vectors = await vectorsOf([question], embed);
+  const row = toUnitRows("memory.embed(question)", vectors);
+  if (row.width !== centroids.width) {
+    const expected = `a vector of ${centroids.width} numbers, as for the history`;
+    throw invalidOption("memory.embed(question)[0]", expected, vectors[0]);
+  }
+  return argMax(similarities(row.values, centroids, settings.match));
+}
+
+async function vectorsOf(texts: readonly string[], embed: Embed): Promise<readonly ArrayLike<number>[]> {
+  const vectors = await embed(texts);
+  if (Array.isArray(vectors) && vectors.length === texts.length) return vectors;
+  throw invalidOption("memory.embed(texts)", `an array of ${texts.length} vectors, one a text`, vectors);
+}

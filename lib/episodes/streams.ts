@@ -1,0 +1,139 @@
+import type { Input } from "../conversation.js";
+import { type Dialogue, isTokenIds, requireMessages } from "../dialogue.js";
+import { LonghaulError } from "../errors.js";
+import type { ConversationMemory } from "../memory.js";
+import type { NativeModel } from "../native.js";
+import type { HistoryRequest, Stream, Streams } from "../streams.js";
+import type { Message } from "../text/chat-template.js";
+import type { EpisodeBuilder } from "./builder.js";
+import { type EpisodeCaches, ResidentCaches } from "./caches.js";
+import { type History, historyOfMessages, historyOfText } from "./history.js";
+import { type BuiltHistory, toEpisodicMemory } from "./memory.js";
+import type { Embed } from "./options.js";
+import { matchEpisode, type PlanContext, planEpisodes } from "./plan.js";
+
+/** What an episodic conversation needs of its engine. */
+export interface EpisodeContext extends Omit<PlanContext, "embed"> {
+  /** The user's function, or the engine's own that `signal` aborts. */
+  readonly embed: (signal: AbortSignal) => Embed;
+  readonly builder: EpisodeBuilder;
+  readonly model: NativeModel;
+}
+
+interface Built {
+  readonly history: Omit<BuiltHistory, "active">;
+  readonly caches: EpisodeCaches;
+  /** What each episode's stream says: the history, and the turns that went there. */
+  readonly dialogues: readonly Dialogue[];
+}
+
+const NOTHING_YET = { tokensSeen: 0, bytes: 0, peakBytes: 0, reservedBytes: 0, tableBytes: 0 };
+
+/**
+ * EpiCache (arXiv 2509.17396): one stream for each episode of a history. All of them saw the whole history, and each
+ * kept what its episode's representative windows attend to; a question goes to the episode that it is most like, at the
+ * positions behind the whole history, and stays in that episode's tail.
+ */
+export class EpisodeStreams implements Streams {
+  readonly #context: EpisodeContext;
+  readonly #dialogue: Dialogue;
+  #built: Built | undefined;
+  #active: number | undefined;
+  /** The most that was ever held. */
+  #peakBytes = 0;
+
+  /** @param dialogue of an empty stream */
+  constructor(context: EpisodeContext, dialogue: Dialogue) {
+    this.#context = context;
+    this.#dialogue = dialogue;
+  }
+
+  get messages(): readonly Message[] {
+    return this.#dialogue.messages;
+  }
+
+  /** When it is aborted or fails, the conversation is as empty as before. */
+  async ingest({ input, write, signal, onProgress }: HistoryRequest): Promise<number> {
+    if (this.#built !== undefined) {
+      const advice = "ingest the whole history at once, or make a new conversation";
+      throw new LonghaulError("ERR_UNSUPPORTED", `policy "epicache" has made its episodes already: ${advice}`);
+    }
+    const { builder, model, settings } = this.#context;
+    const addition = write(this.#dialogue);
+    const plan = await planEpisodes(this.#historyOf(input), this.#planContext(signal), signal);
+    const prompts = plan.episodes.map(({ prompt }) => prompt);
+    const { sequences, forwardedTokens } = await builder.build({
+      prompts,
+      history: addition.ids,
+      signal,
+      onProgress,
+    });
+    addition.commit();
+    const history = {
+      builder: builder.name,
+      requested: settings.episodes,
+      plan,
+      tokens: addition.ids.length,
+      forwardedTokens,
+    };
+    const dialogues = sequences.map(() => this.#dialogue.fork());
+    this.#built = { history, caches: new ResidentCaches(sequences), dialogues };
+    this.#peakBytes = this.#held(this.#built, model).peakBytes;
+    return addition.ids.length;
+  }
+
+  async choose(input: Input, signal: AbortSignal): Promise<Stream> {
+    const built = this.#built;
+    if (built === undefined) {
+      const advice = "call ingest(history) before the first question";
+      throw new LonghaulError(
+        "ERR_INVALID_ARGUMENT",
+        `policy "epicache" makes its episodes of a history: ${advice}`,
+      );
+    }
+    const question = this.#questionOf(input);
+    const episode = await matchEpisode(question, built.history.plan, this.#planContext(signal));
+    this.#active = episode;
+    const sequence = await built.caches.acquire(episode, signal);
+    return { sequence, dialogue: built.dialogues[episode] as Dialogue };
+  }
+
+  memory(): ConversationMemory {
+    const { model } = this.#context;
+    if (this.#built === undefined) {
+      const rows = Array.from({ length: model.layers }, () => Array(model.kvHeads).fill(0));
+      return { policy: "epicache", ...NOTHING_YET, rows };
+    }
+    const memory = this.#held(this.#built, model);
+    this.#peakBytes = Math.max(this.#peakBytes, memory.peakBytes);
+    return { ...memory, peakBytes: this.#peakBytes };
+  }
+
+  async release(): Promise<void> {
+    await this.#built?.caches.release();
+  }
+
+  #held({ history, caches }: Built, model: NativeModel): ConversationMemory {
+    return toEpisodicMemory({ ...history, active: this.#active }, caches.memory(), model);
+  }
+
+  #planContext(signal: AbortSignal): PlanContext {
+    const { settings, embed, tokenizer, template } = this.#context;
+    return { settings, embed: embed(signal), tokenizer, template };
+  }
+
+  #historyOf(input: Input): History {
+    const { settings, tokenizer } = this.#context;
+    if (typeof input === "string") return historyOfText(input, settings.split);
+    if (isTokenIds(input))
+      return historyOfText(tokenizer.decode(input, { skipSpecialTokens: true }), settings.split);
+    return historyOfMessages(requireMessages("input", input as Message[]));
+  }
+
+  /** What a question says, without the turns around it. */
+  #questionOf(input: Input): string {
+    if (typeof input === "string") return input;
+    if (isTokenIds(input)) return this.#context.tokenizer.decode(input, { skipSpecialTokens: true });
+    return requireMessages("input", input as Message[]).at(-1)?.content ?? "";
+  }
+}

@@ -1,0 +1,79 @@
+import type { IngestProgress, Input } from "./conversation.js";
+import type { Addition, Dialogue } from "./dialogue.js";
+import { throwIfAborted } from "./errors.js";
+import { type ConversationMemory, type Policy, toConversationMemory } from "./memory.js";
+import type { Sequence } from "./sequence.js";
+import type { Message } from "./text/chat-template.js";
+
+/** A token stream and what it says. */
+export interface Stream {
+  readonly sequence: Sequence;
+  readonly dialogue: Dialogue;
+}
+
+/** A history on its way into a conversation. */
+export interface HistoryRequest {
+  readonly input: Input;
+  /** Writes the history behind what a dialogue holds. */
+  readonly write: (dialogue: Dialogue) => Addition;
+  readonly signal: AbortSignal;
+  readonly onProgress: ((progress: IngestProgress) => void) | undefined;
+}
+
+/** The token streams that a conversation is remembered in: one, or one an episode. */
+export interface Streams {
+  /** The chat messages of the conversation, whichever stream holds them. */
+  readonly messages: readonly Message[];
+  /** Resolves with the number of the history's tokens; rejects with the signal's reason when it aborted. */
+  ingest(request: HistoryRequest): Promise<number>;
+  /** The stream that what comes next belongs to. */
+  choose(input: Input, signal: AbortSignal): Promise<Stream>;
+  memory(): ConversationMemory;
+  release(): Promise<void>;
+}
+
+/** Everything in one stream. */
+export class SingleStream implements Streams {
+  readonly #stream: Stream;
+  readonly #policy: Policy;
+  readonly #kvHeads: number;
+
+  constructor(stream: Stream, policy: Policy, kvHeads: number) {
+    this.#stream = stream;
+    this.#policy = policy;
+    this.#kvHeads = kvHeads;
+  }
+
+  get messages(): readonly Message[] {
+    return this.#stream.dialogue.messages;
+  }
+
+  async ingest({ write, signal, onProgress }: HistoryRequest): Promise<number> {
+    const { sequence, dialogue } = this.#stream;
+    const addition = write(dialogue);
+    const total = addition.ids.length;
+    const before = sequence.tokens;
+    const report = onProgress && ((tokens: number) => onProgress({ tokens, total }));
+    try {
+      await sequence.ingest(addition.ids, { signal, onProgress: report });
+    } finally {
+      const taken = sequence.tokens - before;
+      if (taken === total) addition.commit();
+      else dialogue.partly(addition.ids.slice(0, taken));
+    }
+    if (sequence.tokens - before < total) throwIfAborted(signal);
+    return total;
+  }
+
+  async choose(): Promise<Stream> {
+    return this.#stream;
+  }
+
+  memory(): ConversationMemory {
+    return toConversationMemory(this.#policy, this.#stream.sequence.memory, this.#kvHeads);
+  }
+
+  release(): Promise<void> {
+    return this.#stream.sequence.release();
+  }
+}
