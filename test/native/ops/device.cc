@@ -3,21 +3,56 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(LONGHAUL_EMULATOR)
+#include "emulated/emulated_devices.h"
+#else
 #include "cpu/cpu_features.h"
+#endif
 
 namespace longhaul::testing {
 namespace {
 
 constexpr size_t kGuard = 64;
 constexpr char kSentinel = static_cast<char>(0xa5);
+
+#if defined(LONGHAUL_EMULATOR)
+
+// One name for each family of kernels.
+const std::string kSm80 = "cuda_emulated_sm80";
+const std::string kSm90 = "cuda_emulated_sm90";
+
+Result<std::unique_ptr<Backend>> make_tested_backend(const std::string& name, int) {
+  return make_cuda_emulated_backend(name == kSm90 ? 90 : 80);
+}
+
+std::vector<std::string> tested_names() {
+  return {kSm80, kSm90};
+}
+
+#else
+
 const std::string kCpuPrefix = "cpu_";
+
+Result<std::unique_ptr<Backend>> make_tested_backend(const std::string& name, int threads) {
+  if (name.starts_with(kCpuPrefix)) ::setenv("LONGHAUL_ISA", name.substr(kCpuPrefix.size()).c_str(), 1);
+  auto backend = make_cpu_backend(threads);
+  ::unsetenv("LONGHAUL_ISA");
+  return backend;
+}
+
+std::vector<std::string> tested_names() {
+  std::vector<std::string> names;
+  for (const cpu::InstructionSet& isa : cpu::supported_instruction_sets())
+    names.push_back(kCpuPrefix + isa.name);
+  return names;
+}
+
+#endif
 
 }  // namespace
 
 std::unique_ptr<Device> Device::open(const std::string& name, int threads) {
-  if (name.starts_with(kCpuPrefix)) ::setenv("LONGHAUL_ISA", name.substr(kCpuPrefix.size()).c_str(), 1);
-  auto backend = name == "reference" ? make_reference_backend() : make_cpu_backend(threads);
-  ::unsetenv("LONGHAUL_ISA");
+  auto backend = name == "reference" ? make_reference_backend() : make_tested_backend(name, threads);
   if (!backend.ok()) {
     ADD_FAILURE() << name << ": " << backend.status().message();
     return nullptr;
@@ -34,15 +69,14 @@ std::unique_ptr<Device> Device::open(const std::string& name, int threads) {
 }
 
 std::vector<std::string> Device::tested() {
-  std::vector<std::string> names;
-  for (const cpu::InstructionSet& isa : cpu::supported_instruction_sets())
-    names.push_back(kCpuPrefix + isa.name);
-  return names;
+  return tested_names();
 }
 
 std::vector<std::string> Device::all() {
   std::vector<std::string> names = tested();
-  names.insert(names.begin(), "reference");
+#if !defined(LONGHAUL_EMULATOR)
+  names.insert(names.begin(), "reference");  // tested once is enough
+#endif
   return names;
 }
 

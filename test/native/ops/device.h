@@ -12,13 +12,15 @@
 
 namespace longhaul::testing {
 
-// One tested table of operations. The CPU backend counts once for each instruction set this machine has.
+// One tested table of operations. The CPU backend counts once for each instruction set this machine has. In the
+// program built for the emulator the CUDA backend is tested, as a GPU of sm_80 and as one of sm_90.
 class Device {
  public:
   // "reference", "cpu_avx2", ... Threads matter to the CPU backend only.
   static std::unique_ptr<Device> open(const std::string& name, int threads = 2);
 
-  // Names for open(): all, and all but the reference.
+  // Names for open(): what has to obey the formulas (the reference too), and what is held against the
+  // reference.
   static std::vector<std::string> all();
   static std::vector<std::string> tested();
 

@@ -1,0 +1,27 @@
+# Suites of the CUDA backend on the emulator. Each test runs in three schedules (ctest -L emulator selects them all); the
+# target `emulated_tests` builds what they need and nothing else.
+set(LONGHAUL_SCHEDULES forward reverse random:7)
+add_custom_target(emulated_tests)
+
+# NAME SOURCES files LINK libraries: a GoogleTest program with the emulator, run in every schedule.
+function(longhaul_emulated_program name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES} ${CMAKE_CURRENT_SOURCE_DIR}/emulated/emulated_devices.cc)
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/test/native)
+  target_link_libraries(${name} PRIVATE ${ARG_LINK} longhaul_cuda_emulated GTest::gtest GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE LONGHAUL_FIXTURES="${CMAKE_SOURCE_DIR}/test/fixtures")
+  add_dependencies(emulated_tests ${name})
+  foreach(schedule ${LONGHAUL_SCHEDULES})
+    gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST TEST_PREFIX "${schedule}/"
+                         PROPERTIES LABELS emulator ENVIRONMENT "LONGHAUL_EMULATOR_SCHEDULE=${schedule}")
+  endforeach()
+endfunction()
+
+# The sources of another room's suite, with the emulated GPU as the device under test.
+function(longhaul_emulated_suite room)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${room}/*.cc)
+  longhaul_emulated_program(${room}_emulated_test SOURCES ${sources} LINK ${ARGN})
+  target_include_directories(${room}_emulated_test PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/${room})
+endfunction()
+
+longhaul_emulated_suite(ops longhaul_reference)
