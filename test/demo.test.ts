@@ -98,6 +98,22 @@ describe("demo", () => {
   });
 });
 
+it("remembers dialogues in episodes, which costs as many memories", () => {
+  const args = ["--dialogues", "2", "--questions", "16", "--tokens", "1024", "--budgets", "128"];
+  const { rows, stdout } = measured(
+    "episodes.json",
+    ...args,
+    "--policies",
+    "streaming,epicache",
+    "--episodes",
+    "3",
+  );
+  const [streaming, epicache] = [find(rows, "streaming", 128), find(rows, "epicache", 128)];
+  expect(share(epicache)).toBeGreaterThan(share(streaming) + 0.3);
+  expect(epicache.rowsKept).toBeCloseTo(3 * streaming.rowsKept, 2);
+  expect(stdout).toContain("epicache keeps 3 such memories");
+});
+
 describe("the demo's command line", () => {
   it.each([
     [["--tokens", "many"], "--tokens must be an integer"],

@@ -7,10 +7,10 @@ import { parseArgs } from "node:util";
 import { Engine } from "longhaul";
 import { generateDialogue, loadLexicon } from "./dialogue.mjs";
 import { measure } from "./measure.mjs";
-import { chooseQuestions, observingPrompt } from "./questions.mjs";
+import { chooseQuestions, episodicMemory, observingPrompt } from "./questions.mjs";
 import { explanation, introduction, table } from "./report.mjs";
 
-const POLICIES = ["streaming", "snapkv", "snapkv-refed", "keydiff", "patched-prompt"];
+const POLICIES = ["streaming", "snapkv", "snapkv-refed", "keydiff", "patched-prompt", "epicache"];
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
 const HELP = `npm run demo -- [options]: what a small model remembers of long dialogues in little memory
@@ -21,6 +21,7 @@ const HELP = `npm run demo -- [options]: what a small model remembers of long di
   --policies A,B    of ${POLICIES.join(", ")};
                     default streaming,snapkv,keydiff,patched-prompt
   --budgets N,M     rows kept per KV head and layer; default 64,128,256
+  --episodes N      of the policy epicache, each with its own budget; default 4
   --block N         tokens of one prefill pass; default 128
   --device NAME     auto, cpu or reference (slow); default auto
   --threads N       default one per available core
@@ -38,6 +39,7 @@ function readOptions() {
     "questions",
     "policies",
     "budgets",
+    "episodes",
     "block",
     "device",
     "threads",
@@ -67,6 +69,7 @@ function readOptions() {
     questions: integer("questions", values.questions ?? "32", 1),
     policies,
     budgets: (values.budgets ?? "64,128,256").split(",").map((text) => integer("budgets", text, 1)),
+    episodes: integer("episodes", values.episodes ?? "4", 1),
     block: integer("block", values.block ?? "128", 1),
     device: values.device ?? "auto",
     threads: values.threads === undefined ? {} : { threads: integer("threads", values.threads, 1) },
@@ -96,7 +99,13 @@ async function main() {
 
     // A question and its answer are a dozen tokens; the tail only has to hold one of them.
     const runs = options.policies.flatMap((policy) =>
-      options.budgets.map((budget) => ({ policy, budget, block, tail: 64 })),
+      options.budgets.map((budget) => ({
+        ...(policy === "epicache" ? { ...episodicMemory(lexicon), episodes: options.episodes } : {}),
+        policy,
+        budget,
+        block,
+        tail: 64,
+      })),
     );
     const results = [];
     for (const memory of [{ policy: "full", block }, ...runs]) {
@@ -104,7 +113,9 @@ async function main() {
       results.push(await measure(engine, dialogues, memory));
     }
     if (process.stderr.isTTY) process.stderr.write("\r\u001b[K");
-    process.stdout.write(`\n${table(results)}\n${explanation({ block, promptPairs })}\n`);
+    process.stdout.write(
+      `\n${table(results)}\n${explanation({ block, promptPairs, episodes: options.episodes, policies: options.policies })}\n`,
+    );
 
     const settings = { tokens, dialogues: options.dialogues, asked, block, tail: 64, seed, promptPairs };
     const machine = {

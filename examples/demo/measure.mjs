@@ -3,7 +3,7 @@
 /** Answers per dialogue that the speed of decoding is measured on. */
 const LONG_ANSWERS = 8;
 
-/** @typedef {{ policy: string, budget?: number, block?: number, tail?: number, prompt?: string }} Memory */
+/** @typedef {import("longhaul").MemoryOptions} Memory */
 
 /**
  * Takes every dialogue in, asks its questions and measures what that costs. Each question is asked of the same
@@ -22,6 +22,7 @@ export async function measure(engine, dialogues, memory) {
   const firstTokenMs = [];
   let peakBytes = 0;
   let reservedBytes = 0;
+  let forwardedTokens = 0;
   for (const { text, asked, prompt } of dialogues) {
     const own = memory.policy === "patched-prompt" ? { ...memory, prompt } : memory;
     const conversation = await engine.conversation({ memory: own });
@@ -32,6 +33,7 @@ export async function measure(engine, dialogues, memory) {
     prefillRates.push((held.tokensSeen * 1000) / prefillMs);
     rows.kept += sum(held.rows.flat());
     rows.seen += held.tokensSeen * held.rows.flat().length;
+    forwardedTokens += held.episodes?.forwardedTokens ?? 0;
 
     for (const { entity, attribute, value } of asked) {
       const answer = await conversation
@@ -57,6 +59,7 @@ export async function measure(engine, dialogues, memory) {
     peakBytes,
     reservedBytes,
     rowsKept: rows.kept / rows.seen,
+    ...(forwardedTokens > 0 ? { forwardedTokens } : {}),
     prefillTokensPerSecond: median(prefillRates),
     decodeTokensPerSecond: median(decodeRates),
     firstTokenMs: median(firstTokenMs),

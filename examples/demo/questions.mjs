@@ -26,3 +26,20 @@ export function observingPrompt({ lexicon, facts, seed, pairs }) {
   }
   return chosen.join(" ");
 }
+
+/**
+ * How policy epicache reads a dialogue of this language: by its turns, without an instruction in words that the model
+ * has never seen, and with vectors that count the words of each topic, since so small a model's hidden states tell
+ * topics apart badly.
+ */
+export function episodicMemory(lexicon) {
+  const topical = [lexicon.entities, lexicon.topic_words].flatMap((words) => Object.values(words).flat());
+  const places = new Map(topical.map((word, index) => [word, index]));
+  const embed = (texts) =>
+    texts.map((text) => {
+      const counts = new Float32Array(topical.length);
+      for (const word of text.split(" ")) if (places.has(word)) counts[places.get(word)] += 1;
+      return counts;
+    });
+  return { embed, instruction: false, windows: { split: (text) => text.split(/ (?=user :|session )/) } };
+}

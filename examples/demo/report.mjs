@@ -39,13 +39,16 @@ export function table(results) {
   return grid.toString();
 }
 
-export function explanation({ block, promptPairs }) {
+export function explanation({ block, promptPairs, episodes, policies }) {
+  const episodic = `
+epicache keeps ${episodes} such memories of one dialogue, one an episode, and reads the dialogue once for each: its peak and its rows
+are those of all of them. It finds episodes and matches questions by the words of their topics.`;
   return `
 How to read it: "answers right" counts answers with the very value that was stated. "peak KV" is the most that keys and
 values of one conversation ever took, inside prefill passes (blocks of ${block} tokens) too: full KV grows with the history, the
 others do not. "first token" is the time from asking to the first token of the answer. Times and rates are medians.
 patched-prompt scores rows by the attention of a fixed prompt: ${promptPairs} made-up pairs of an entity and an attribute, none of
-them stated in the dialogue; the prompt's own rows are in its peak too.
+them stated in the dialogue; the prompt's own rows are in its peak too.${policies.includes("epicache") ? episodic : ""}
 This model's fact tokens are outliers among the keys, which KeyDiff rewards: this order of policies is no general one.`;
 }
 

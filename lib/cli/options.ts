@@ -1,3 +1,4 @@
+import { WINDOW_UNITS } from "../episodes/windows.js";
 import { POLICIES, parseBytes } from "../memory.js";
 import { type Arguments, type OptionSpecs, UsageError } from "./arguments.js";
 
@@ -113,7 +114,38 @@ export const memoryOptions: OptionSpecs = {
     help: "patched-prompt: the text whose attention scores a block",
     group: "Memory",
   },
+  episodes: {
+    type: "string",
+    value: "N",
+    help: "epicache: caches of ROWS each; MIN-MAX takes the number that divides the history best; default 4",
+    group: "Memory",
+  },
+  windows: {
+    type: "string",
+    value: WINDOW_UNITS.join("|"),
+    help: "epicache: what the history is cut into before it is clustered; default utterances",
+    group: "Memory",
+  },
+  "window-size": {
+    type: "string",
+    value: "N",
+    help: "epicache: that many of them a window; default 4 utterances, 8 sentences or 128 tokens",
+    group: "Memory",
+  },
+  representatives: {
+    type: "string",
+    value: "N",
+    help: "epicache: windows of an episode whose attention scores a block; default 8",
+    group: "Memory",
+  },
+  "no-instruction": {
+    type: "boolean",
+    help: "epicache: leave out the instruction in front of those windows",
+    group: "Memory",
+  },
 };
+
+const EPISODE_OPTIONS = ["episodes", "windows", "window-size", "representatives", "no-instruction"];
 
 /** The options of `Engine.load`. */
 export function readEngineOptions(values: Arguments) {
@@ -149,6 +181,11 @@ export function readMemoryOptions(values: Arguments) {
   belongsTo(values, policy, "patched-prompt", ["patched-prompt"]);
   if (policy === "patched-prompt" && !values.has("patched-prompt"))
     throw new UsageError("--policy patched-prompt needs a --patched-prompt");
+  for (const option of EPISODE_OPTIONS) belongsTo(values, policy, option, ["epicache"]);
+  const windows = defined({
+    by: values.choice("windows", WINDOW_UNITS),
+    size: values.integer("window-size", 1),
+  });
   return defined({
     policy,
     budget: values.integers("budget", 1),
@@ -159,7 +196,20 @@ export function readMemoryOptions(values: Arguments) {
     window: values.integer("window", 1),
     kernel: values.integer("kernel", 1),
     prompt: values.text("patched-prompt"),
+    episodes: readEpisodes(values),
+    windows: Object.keys(windows).length > 0 ? windows : undefined,
+    representatives: values.integer("representatives", 1),
+    instruction: values.flag("no-instruction") ? false : undefined,
   });
+}
+
+/** A number, or two with a dash between them. */
+function readEpisodes(values: Arguments) {
+  const range = /^(\d+)-(\d+)$/.exec(values.text("episodes") ?? "");
+  if (range === null) return values.integer("episodes", 1);
+  const [min, max] = [Number(range[1]), Number(range[2])];
+  if (min >= 1 && min <= max) return { min, max };
+  throw new UsageError(`--episodes must be a number or a range such as 2-6, got "${range[0]}"`);
 }
 
 function readBytes(values: Arguments, option: string): number | undefined {

@@ -77,13 +77,14 @@ export async function ingestWithProgress(
 
 /** What a conversation holds, on one line. */
 export function memoryLine(conversation: Conversation): string {
-  const { policy, tokensSeen, rows, bytes, peakBytes, reservedBytes } = conversation.memory();
+  const { policy, tokensSeen, rows, bytes, peakBytes, reservedBytes, episodes } = conversation.memory();
   const heads = rows.flat();
   const least = Math.min(...heads);
   const most = Math.max(...heads);
   const kept = least === most ? `${least}` : `${least} to ${most}`;
+  const caches = episodes === undefined ? "" : ` in ${count(episodes.list.length, "episode")}`;
   return (
-    `memory (${policy}): ${count(tokensSeen, "token")} seen, ${kept} rows kept per head, ` +
+    `memory (${policy}): ${count(tokensSeen, "token")} seen, ${kept} rows kept per head${caches}, ` +
     `${formatBytes(bytes)} now, ${formatBytes(peakBytes)} at peak, ${formatBytes(reservedBytes)} reserved`
   );
 }

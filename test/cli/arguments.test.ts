@@ -72,6 +72,26 @@ describe("options", () => {
     ]);
   });
 
+  it("reads episodes, a number or a range, and their windows", () => {
+    const episodic = ["--policy", "epicache", "--budget", "64"];
+    expect(readMemoryOptions(parse(...episodic))).toEqual({ policy: "epicache", budget: 64 });
+    expect(readMemoryOptions(parse(...episodic, "--episodes", "6", "--window-size", "3"))).toEqual({
+      policy: "epicache",
+      budget: 64,
+      episodes: 6,
+      windows: { size: 3 },
+    });
+    const all = ["--episodes", "2-6", "--windows", "tokens", "--representatives", "5", "--no-instruction"];
+    expect(readMemoryOptions(parse(...episodic, ...all))).toEqual({
+      policy: "epicache",
+      budget: 64,
+      episodes: { min: 2, max: 6 },
+      windows: { by: "tokens" },
+      representatives: 5,
+      instruction: false,
+    });
+  });
+
   it.each([
     [["--max-tokens", "0"], '--max-tokens must be an integer of at least 1, got "0"'],
     [["--max-tokens", "1e2"], '--max-tokens must be an integer of at least 1, got "1e2"'],
@@ -89,6 +109,16 @@ describe("options", () => {
     [["--policy", "keydiff", "--budget", "64,x"], '--budget must be an integer of at least 1, got "x"'],
     [["--policy", "keydiff", "--budget", "64", "--sinks", "2"], "--sinks does nothing for --policy keydiff"],
     [["--policy", "patched-prompt", "--budget", "64"], "needs a --patched-prompt"],
+    [
+      ["--policy", "keydiff", "--budget", "64", "--episodes", "4"],
+      "--episodes does nothing for --policy keydiff",
+    ],
+    [["--policy", "epicache", "--budget", "64", "--episodes", "4-2"], "--episodes must be a number or a range"],
+    [
+      ["--policy", "epicache", "--budget", "64", "--episodes", "some"],
+      "--episodes must be an integer of at least 1",
+    ],
+    [["--policy", "epicache", "--budget", "64", "--windows", "days"], "--windows must be one of utterances"],
     [["--level", "head"], "--level does nothing for --policy full"],
   ])("refuses %j", (args, message) => {
     expect(() => readMemoryOptions(parse(...args))).toThrow(UsageError);

@@ -82,6 +82,11 @@ describe("usage", () => {
     [["run", recall, "--prompt", "x", "--system", "y"], "--system needs --chat", "longhaul run --help"],
     [["run", recall, "--prompt", "-"], "--prompt is empty", "longhaul run --help"],
     [["chat", recall, "--sample", "1"], "--sample needs a --history", "longhaul chat --help"],
+    [
+      ["chat", recall, "--policy", "epicache", "--budget", "64"],
+      "--policy epicache needs a --history",
+      "longhaul chat --help",
+    ],
   ])("refuses %j with exit code 2", async (args, message, help) => {
     const { code, stdout, stderr } = await longhaul(args);
     expect([code, stdout]).toEqual([2, ""]);
@@ -157,6 +162,14 @@ describe("ask", () => {
     expect(memory.tokensSeen).toBe(dialogue.tokens);
     for (const layer of memory.rows) expect(layer[0] + layer[1]).toBe(2 * 256);
     expect(memory.peakBytes).toBeLessThanOrEqual(memory.reservedBytes);
+  });
+
+  it("remembers the history in episodes", async () => {
+    const episodic = ["--policy", "epicache", "--budget", "600", "--episodes", "3", "--no-instruction"];
+    const args = ["ask", recall, "--history", history, "-q", first.question, ...episodic];
+    const { code, stdout, stderr } = await longhaul(args);
+    expect([code, stdout]).toEqual([0, `Q: ${first.question}\nA: ${first.answer}\n`]);
+    expect(stderr).toMatch(/memory \(epicache\): \d+ tokens seen, .* rows kept per head in 3 episodes, /);
   });
 
   it("reads messages, and one budget for each layer", async () => {
