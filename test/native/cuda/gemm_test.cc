@@ -36,13 +36,9 @@ auto sm90(BlockTile tile) {
 }
 
 bool has_wgmma() {
-#if defined(LONGHAUL_EMULATOR)
-  return true;
-#else
   int major = 0;
   EXPECT_EQ(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), cudaSuccess);
   return major == 9;
-#endif
 }
 
 std::vector<GemmTypes> f32_types() {
