@@ -161,7 +161,7 @@ export class Engine {
     const policy = toNativePolicy(memory, model, encode);
     requireTokenIds("memory.prompt", policy.prompt, model);
     const dialogue = new Dialogue(tokenizer, template, system);
-    const streams = await this.#streams(memory, policy, dialogue);
+    const streams = await this.#streams(memory, policy, dialogue, signal);
     if (signal?.aborted) {
       await streams.release();
       throw signal.reason;
@@ -194,7 +194,9 @@ export class Engine {
       try {
         return await conversation.answer(prompt, options, feed, true);
       } finally {
-        await conversation.dispose();
+        const disposal = conversation.dispose();
+        // Giving the memory back waits its turn behind other requests; who has given up need not.
+        if (!signal?.aborted) await disposal;
       }
     });
   }
@@ -270,10 +272,11 @@ export class Engine {
     memory: MemoryOptions,
     policy: ReturnType<typeof toNativePolicy>,
     dialogue: Dialogue,
+    signal: AbortSignal | undefined,
   ): Promise<Streams> {
     const { runner, tokenizer, template, model } = this.#parts;
     if (policy.policy !== "epicache") {
-      const sequence = await Sequence.create(runner, policy);
+      const sequence = await Sequence.create(runner, policy, signal);
       return new SingleStream({ sequence, dialogue }, policy.policy, model.kvHeads);
     }
     const settings = toEpisodeSettings(memory);

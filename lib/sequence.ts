@@ -20,8 +20,10 @@ export class Sequence {
   /** Tokens of the stream, the one that was drawn last and has not run yet counted. */
   #tokens = 0;
 
-  static async create(runner: TaskRunner, policy: NativePolicy): Promise<Sequence> {
-    const event = await runner.run((native) => native.createSequence(policy));
+  /** Rejects with the signal's reason when it aborts before there is a sequence. */
+  static async create(runner: TaskRunner, policy: NativePolicy, signal?: AbortSignal): Promise<Sequence> {
+    const event = await runner.run((native) => native.createSequence(policy), { signal });
+    if (event.finish === "cancelled") throw signal?.reason;
     return new Sequence(runner, event.sequence);
   }
 

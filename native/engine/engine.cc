@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <new>
 
 #include "engine/devices.h"
@@ -42,13 +43,15 @@ uint64_t Engine::submit(std::unique_ptr<Task> task) {
 }
 
 uint64_t Engine::create_sequence(MemoryPolicy policy) {
-  return submit(std::make_unique<CallTask>([policy = std::move(policy)](Engine& engine, uint64_t id) -> Status {
-    LONGHAUL_TRY(engine.check_tokens(policy.prompt));
-    LONGHAUL_ASSIGN(std::unique_ptr<Sequence> sequence,
-                    Sequence::create(engine.model(), engine.pool(), policy));
-    engine.tell({.task = id, .kind = EventKind::kDone, .sequence = engine.adopt(std::move(sequence))});
-    return Status();
-  }));
+  return submit(std::make_unique<CallTask>(
+      [policy = std::move(policy)](Engine& engine, uint64_t id) -> Status {
+        LONGHAUL_TRY(engine.check_tokens(policy.prompt));
+        LONGHAUL_ASSIGN(std::unique_ptr<Sequence> sequence,
+                        Sequence::create(engine.model(), engine.pool(), policy));
+        engine.tell({.task = id, .kind = EventKind::kDone, .sequence = engine.adopt(std::move(sequence))});
+        return Status();
+      },
+      true));
 }
 
 uint64_t Engine::release_sequence(uint64_t sequence) {
@@ -88,13 +91,24 @@ uint64_t Engine::embed(std::vector<int32_t> tokens, Pooling pooling) {
 
 void Engine::cancel(uint64_t task) {
   if (task == 0) load_cancelled_ = true;
+  std::shared_ptr<Task> ended;  // freed without the lock
+  bool first = false;
   {
     std::lock_guard lock(mutex_);
-    for (const std::shared_ptr<Task>& queued : tasks_) {
-      if (queued->id == task) queued->cancelled = true;
+    const auto found = std::find_if(tasks_.begin(), tasks_.end(),
+                                    [&](const std::shared_ptr<Task>& queued) { return queued->id == task; });
+    if (found == tasks_.end()) return;
+    (*found)->cancelled = true;
+    // One that has begun belongs to the engine's thread.
+    std::optional<Event> event = task == running_ ? std::nullopt : (*found)->cancelled_event();
+    if (event) {
+      ended = std::move(*found);
+      tasks_.erase(found);
+      first = push(std::move(*event));
     }
   }
   wake_.notify_all();
+  if (first) notify_();
 }
 
 void Engine::confirm(uint64_t task, int64_t tokens) {
@@ -133,17 +147,22 @@ void Engine::tell(Event event) {
   bool first;
   {
     std::lock_guard lock(mutex_);
-    first = events_.empty();
-    // A reader who is behind gets the tokens of one task as one event.
-    if (event.kind == EventKind::kTokens && !first && events_.back().kind == EventKind::kTokens &&
-        events_.back().task == event.task) {
-      events_.back().tokens.insert(events_.back().tokens.end(), event.tokens.begin(), event.tokens.end());
-    } else {
-      events_.push_back(std::move(event));
-    }
+    first = push(std::move(event));
   }
   // One call for many events: a slow reader finds them all at once.
   if (first) notify_();
+}
+
+bool Engine::push(Event event) {
+  const bool first = events_.empty();
+  // A reader who is behind gets the tokens of one task as one event.
+  if (event.kind == EventKind::kTokens && !first && events_.back().kind == EventKind::kTokens &&
+      events_.back().task == event.task) {
+    events_.back().tokens.insert(events_.back().tokens.end(), event.tokens.begin(), event.tokens.end());
+  } else {
+    events_.push_back(std::move(event));
+  }
+  return first;
 }
 
 Result<Sequence*> Engine::find(uint64_t sequence) {
@@ -212,12 +231,14 @@ void Engine::main() {
       wake_.wait(lock, [&] { return stopping_ || !tasks_.empty(); });
       if (stopping_) break;
       task = tasks_.front();
+      running_ = task->id;
     }
     const uint64_t id = task->id;
     const Status outcome = status.ok() ? run_task(*task) : status;
     {
       std::lock_guard lock(mutex_);
       tasks_.pop_front();
+      running_ = 0;
     }
     // Whoever hears of a failure finds what the task held free again.
     task.reset();

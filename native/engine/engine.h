@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -83,6 +84,8 @@ class Task {
   virtual ~Task() = default;
   // True when finished; the step has then told its kDone event. A failure is told by the engine.
   virtual Result<bool> step(Engine& engine) = 0;
+  // What is told when it is cancelled; none where it runs all the same.
+  virtual std::optional<Event> cancelled_event() const = 0;
 
   uint64_t id = 0;
   std::atomic<bool> cancelled{false};
@@ -92,7 +95,8 @@ class Task {
 class Engine {
  public:
   // Starts the thread, which loads the model: task 0 tells progress, then kDone or kFailed. `notify` is called
-  // from the engine's thread when events become available after none were; it must neither block nor throw.
+  // when events become available after none were, from the engine's thread or inside cancel(); it must neither
+  // block nor throw.
   Engine(EngineOptions options, std::function<void()> notify);
   // Finishes the step under way, fails every task with kDisposed and joins.
   ~Engine();
@@ -114,8 +118,9 @@ class Engine {
   // values: final hidden states, pooled over the tokens. [hidden]
   uint64_t embed(std::vector<int32_t> tokens, Pooling pooling);
 
-  // Ingesting, generating, scoring and embedding end with kCancelled before their next step; the loading (task
-  // 0) fails with it. Other tasks are one step: they run.
+  // Ingesting, generating, scoring and embedding end with kCancelled before their next step, at once if they
+  // have not begun, and so does a create_sequence that has not; the loading (task 0) fails with it. Other tasks
+  // run.
   void cancel(uint64_t task);
   // The first `tokens` tokens told by a generation with `confirm` may become final.
   void confirm(uint64_t task, int64_t tokens);
@@ -154,6 +159,8 @@ class Engine {
   // Steps until the task has told its kDone; else why it failed, which main() tells.
   Status run_task(Task& task);
   void publish();
+  // With mutex_ held. True when notify_ is to be called, without it.
+  bool push(Event event);
 
   EngineOptions options_;
   std::function<void()> notify_;
@@ -169,6 +176,7 @@ class Engine {
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable wake_;
   std::deque<std::shared_ptr<Task>> tasks_;
+  uint64_t running_ = 0;  // the first of them once its steps have begun; 0 when none has
   uint64_t next_task_ = 1;
   std::vector<Event> events_;
   EngineMemory memory_;

@@ -4,6 +4,11 @@
 
 namespace longhaul {
 
+std::optional<Event> GenerateTask::cancelled_event() const {
+  return Event{
+      .task = id, .kind = EventKind::kDone, .done = question_done(), .finish = FinishReason::kCancelled};
+}
+
 Result<bool> GenerateTask::step(Engine& engine) {
   LONGHAUL_ASSIGN(Sequence * sequence, engine.find(sequence_));
   if (!admitted_) {
@@ -82,7 +87,11 @@ Result<bool> GenerateTask::answer_step(Engine& engine, Sequence& sequence) {
   return false;
 }
 
-bool GenerateTask::finish(Engine& engine, FinishReason reason) {
+Result<bool> GenerateTask::finish(Engine& engine, FinishReason reason) {
+  if (admitted_) {
+    LONGHAUL_ASSIGN(Sequence * sequence, engine.find(sequence_));
+    LONGHAUL_TRY(sequence->give_back());
+  }
   engine.tell({.task = id, .kind = EventKind::kDone, .done = question_done(), .finish = reason});
   return true;
 }

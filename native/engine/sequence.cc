@@ -81,6 +81,12 @@ Status Sequence::admit(int64_t tokens) {
   return cache_->grow(pages);
 }
 
+Status Sequence::give_back() {
+  if (!damage_.ok() || policy_.bounded()) return Status();
+  const KvGeometry& geometry = pool_.geometry();
+  return cache_->shrink(int64_t{geometry.layers} * geometry.kv_heads * pages_for(tokens_seen_));
+}
+
 bool Sequence::tail_holds(int64_t rows) const {
   return !policy_.bounded() || tail_rows_ + rows <= policy_.tail;
 }
@@ -165,7 +171,7 @@ Status Sequence::truncate(int64_t rows) {
   tail_rows_ -= static_cast<int32_t>(rows);
   tokens_seen_ -= rows;
   recent_.resize(recent_.size() - std::min<size_t>(recent_.size(), static_cast<size_t>(rows)));
-  return Status();
+  return give_back();
 }
 
 Result<SequenceMemory> Sequence::memory() {

@@ -36,6 +36,8 @@ class Sequence {
   // Checks that `tokens` more tokens fit the model's positions and, for policy `full`, reserves their pages, so
   // that no pass fails half-way.
   Status admit(int64_t tokens);
+  // Gives back what admit() reserved for tokens that did not come after all.
+  Status give_back();
 
   // True when `rows` more rows fit the tail without an eviction.
   bool tail_holds(int64_t rows) const;

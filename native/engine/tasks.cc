@@ -10,18 +10,27 @@ Result<bool> CallTask::step(Engine& engine) {
   return true;
 }
 
+std::optional<Event> CallTask::cancelled_event() const {
+  if (!cancellable_) return std::nullopt;
+  return Event{.task = id, .kind = EventKind::kDone, .finish = FinishReason::kCancelled};
+}
+
+std::optional<Event> IngestTask::cancelled_event() const {
+  return Event{.task = id,
+               .kind = EventKind::kDone,
+               .done = told(),
+               .total = total(),
+               .finish = FinishReason::kCancelled};
+}
+
 Result<bool> IngestTask::step(Engine& engine) {
-  const auto told = [&] { return static_cast<int64_t>(done_ - std::min(done_, pending_)); };
+  LONGHAUL_ASSIGN(Sequence * sequence, engine.find(sequence_));
   // Looked at once a step: what is admitted below also runs below, or a pending token would be lost between.
   if (cancelled) {
-    engine.tell({.task = id,
-                 .kind = EventKind::kDone,
-                 .done = told(),
-                 .total = static_cast<int64_t>(tokens_.size() - pending_),
-                 .finish = FinishReason::kCancelled});
+    LONGHAUL_TRY(sequence->give_back());
+    engine.tell(*cancelled_event());
     return true;
   }
-  LONGHAUL_ASSIGN(Sequence * sequence, engine.find(sequence_));
   if (!admitted_) {
     LONGHAUL_TRY(engine.check_tokens(tokens_));
     LONGHAUL_TRY(sequence->admit(static_cast<int64_t>(tokens_.size())));
@@ -36,20 +45,23 @@ Result<bool> IngestTask::step(Engine& engine) {
       sequence->pending.reset();
     }
   }
-  const int64_t total = static_cast<int64_t>(tokens_.size() - pending_);
   const size_t count = std::min(tokens_.size() - done_, static_cast<size_t>(sequence->policy().block));
   LONGHAUL_TRY(sequence->prefill({tokens_.data() + done_, count}));
   done_ += count;
   const bool finished = done_ == tokens_.size();
-  engine.tell({.task = id, .kind = EventKind::kProgress, .done = told(), .total = total});
-  if (finished) engine.tell({.task = id, .kind = EventKind::kDone, .done = told(), .total = total});
+  engine.tell({.task = id, .kind = EventKind::kProgress, .done = told(), .total = total()});
+  if (finished) engine.tell({.task = id, .kind = EventKind::kDone, .done = told(), .total = total()});
   return finished;
+}
+
+std::optional<Event> ReadTask::cancelled_event() const {
+  return Event{.task = id, .kind = EventKind::kDone, .finish = FinishReason::kCancelled};
 }
 
 Result<bool> ReadTask::step(Engine& engine) {
   if (cancelled) {
     sequence_.reset();  // whoever hears of the end finds its memory free
-    engine.tell({.task = id, .kind = EventKind::kDone, .finish = FinishReason::kCancelled});
+    engine.tell(*cancelled_event());
     return true;
   }
   if (sequence_ == nullptr) {

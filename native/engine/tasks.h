@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "engine/engine.h"
@@ -13,11 +14,14 @@ namespace longhaul {
 // One step: a function of the engine that tells its own kDone event.
 class CallTask final : public Task {
  public:
-  explicit CallTask(std::function<Status(Engine&, uint64_t id)> call) : call_(std::move(call)) {}
+  explicit CallTask(std::function<Status(Engine&, uint64_t id)> call, bool cancellable = false)
+      : call_(std::move(call)), cancellable_(cancellable) {}
   Result<bool> step(Engine& engine) override;
+  std::optional<Event> cancelled_event() const override;
 
  private:
   std::function<Status(Engine&, uint64_t id)> call_;
+  bool cancellable_;
 };
 
 // A step is a block.
@@ -26,8 +30,13 @@ class IngestTask final : public Task {
   IngestTask(uint64_t sequence, std::vector<int32_t> tokens)
       : sequence_(sequence), tokens_(std::move(tokens)) {}
   Result<bool> step(Engine& engine) override;
+  std::optional<Event> cancelled_event() const override;
 
  private:
+  // Of the tokens given; one that was pending before them is not counted.
+  int64_t told() const { return static_cast<int64_t>(done_ - std::min(done_, pending_)); }
+  int64_t total() const { return static_cast<int64_t>(tokens_.size() - pending_); }
+
   uint64_t sequence_;
   std::vector<int32_t> tokens_;
   size_t done_ = 0;
@@ -41,12 +50,13 @@ class GenerateTask final : public Task {
   GenerateTask(uint64_t sequence, std::vector<int32_t> tokens, GenerateOptions options)
       : sequence_(sequence), tokens_(std::move(tokens)), options_(std::move(options)) {}
   Result<bool> step(Engine& engine) override;
+  std::optional<Event> cancelled_event() const override;
 
  private:
   Status admit(Engine& engine, Sequence& sequence);
   Result<bool> question_step(Engine& engine, Sequence& sequence);
   Result<bool> answer_step(Engine& engine, Sequence& sequence);
-  bool finish(Engine& engine, FinishReason reason);
+  Result<bool> finish(Engine& engine, FinishReason reason);
   // Question tokens in the stream; a token pending before them is not one.
   int64_t question_done() const { return static_cast<int64_t>(done_ - std::min(done_, pending_)); }
 
@@ -65,6 +75,7 @@ class ReadTask : public Task {
  public:
   explicit ReadTask(std::vector<int32_t> tokens) : tokens_(std::move(tokens)) {}
   Result<bool> step(Engine& engine) final;
+  std::optional<Event> cancelled_event() const final;
 
  protected:
   const std::vector<int32_t>& tokens() const { return tokens_; }

@@ -52,6 +52,26 @@ Status SequenceCache::grow(int64_t pages) {
   return backend_->upload(*stream_, free_count_.data, count.data(), sizeof count);
 }
 
+Status SequenceCache::shrink(int64_t pages) {
+  std::array<int32_t, 2> count;
+  LONGHAUL_TRY(backend_->download(*stream_, count.data(), free_count_.data, sizeof count));
+  const int64_t fewer = std::min<int64_t>(reserved_pages() - pages, count[0]);
+  if (fewer <= 0) return Status();
+  std::vector<int32_t> given(static_cast<size_t>(fewer));
+  count[0] -= static_cast<int32_t>(fewer);
+  count[1] = count[0];
+  LONGHAUL_TRY(backend_->download(*stream_, given.data(), free_pages_.as<int32_t>() + count[0],
+                                  given.size() * sizeof(int32_t)));
+  LONGHAUL_TRY(backend_->upload(*stream_, free_count_.data, count.data(), sizeof count));
+
+  // The pool gives them again in the order in which they would have come off the stack.
+  std::reverse(given.begin(), given.end());
+  pool_->release(given);
+  std::sort(given.begin(), given.end());
+  std::erase_if(reserved_, [&](int32_t page) { return std::binary_search(given.begin(), given.end(), page); });
+  return Status();
+}
+
 CacheView SequenceCache::view(int32_t layer, int32_t row_begin, int32_t row_count) const {
   return {.page_table = page_table_.slice(layer, 1).as<int32_t>(),
           .length = lengths_.slice(layer, 1).as<int32_t>(),

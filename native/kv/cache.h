@@ -33,6 +33,8 @@ class SequenceCache {
 
   // Reserves pages until `pages` are reserved in all. kOutOfMemory changes nothing.
   Status grow(int64_t pages);
+  // Gives pages that hold no rows back to the pool until `pages` are reserved in all, or all that are left do.
+  Status shrink(int64_t pages);
 
   // This sequence in `layer`, with `row_count` rows of the step that begin at row `row_begin`.
   CacheView view(int32_t layer, int32_t row_begin, int32_t row_count) const;

@@ -105,6 +105,37 @@ describe("an abort on the way", () => {
     expect(conversation.messages).toHaveLength(2);
   });
 
+  it("takes a request out of the engine's queue, while another one runs", async () => {
+    await using running = await engine.conversation();
+    await using waiting = await engine.conversation();
+    await waiting.ingest(facts);
+    const before = waiting.memory();
+    const first = new AbortController();
+    const options = { maxTokens: 1_000_000, stopTokens: [], signal: first.signal };
+    const holder = running.ask("rex color ?", options);
+    const stream = holder[Symbol.asyncIterator]();
+    await stream.next();
+
+    const controller = new AbortController();
+    const { signal } = controller;
+    const behind = [
+      waiting.ask("rex color ?", { signal }).result(),
+      engine.generate(facts, { signal }).result(),
+      engine.conversation({ signal }),
+      engine.score(facts, { signal }),
+      engine.embed([facts], { signal }),
+    ];
+    controller.abort("no time");
+    for (const call of behind) expect(await rejection(call as Promise<unknown>)).toBe("no time");
+    // The end of the answer in front, thousands of tokens later, would have been told before.
+    expect(running.memory().tokensSeen).toBeLessThan(100);
+    expect(waiting.memory()).toEqual(before);
+
+    first.abort();
+    await rejection(holder.result());
+    expect((await waiting.ask("rex color ?").result()).text).toBe("rex color is red");
+  });
+
   it("ends loading", async () => {
     const controller = new AbortController();
     const onProgress = () => controller.abort("stop");

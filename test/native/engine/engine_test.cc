@@ -101,18 +101,77 @@ TEST_F(EngineTest, CancelOfAQueuedTaskLeavesNothingBehind) {
   const std::vector<uint64_t> queued{
       client->ingest(full, random_tokens(2, 100)), client->generate(full, random_tokens(3, 10), sampled(4)),
       client->score(random_tokens(4, 100), {}), client->embed(random_tokens(4, 100), Pooling::kLast)};
+  const uint64_t creation = client->create_sequence(MemoryPolicy());
+  const uint64_t forgetting = client->truncate(full, 0);
+  const auto ended = [&](uint64_t task) {
+    const std::vector<Event> events = client.events();
+    return std::any_of(events.begin(), events.end(),
+                       [&](const Event& event) { return event.task == task && testing::is_last(event); });
+  };
   for (uint64_t task : queued) client->cancel(task);
-  client->cancel(holder);
+  client->cancel(creation);
+  client->cancel(forgetting);
+  EXPECT_FALSE(ended(holder));
+  EXPECT_FALSE(ended(forgetting)) << "what is one step runs at its turn";
   for (uint64_t task : queued) {
+    ASSERT_TRUE(ended(task)) << "task " << task << " waits for its turn";
     const Event event = client.last(task);
     EXPECT_EQ(event.kind, EventKind::kDone);
     EXPECT_EQ(event.finish, FinishReason::kCancelled);
     EXPECT_EQ(event.done, 0);
+    EXPECT_EQ(event.total, task == queued[0] ? 100 : 0);
   }
+  ASSERT_TRUE(ended(creation));
+  EXPECT_EQ(client.last(creation).finish, FinishReason::kCancelled);
+  EXPECT_EQ(client.last(creation).sequence, 0u);
+  client->cancel(holder);
+  EXPECT_EQ(client.last(forgetting).kind, EventKind::kDone);
   const SequenceMemory memory = client->sequence_memory(full).value();
   EXPECT_EQ(memory.tokens_seen, 0);
   EXPECT_EQ(memory.reserved_bytes, 0);
   EXPECT_EQ(client->memory().reserved_bytes, client->sequence_memory(held).value().reserved_bytes);
+}
+
+// Policy `full` reserves for what it is asked to do; what was not done after all must not keep pages from
+// others.
+TEST_F(EngineTest, PagesOfWorkThatEndsEarlyAreGivenBack) {
+  std::atomic<uint64_t> victim{UINT64_MAX};
+  EngineClient client(model(), [&](Engine& engine, const Event& event) {
+    if (event.task == victim && event.kind == EventKind::kProgress) engine.cancel(event.task);
+  });
+  MemoryPolicy full;
+  full.block = 16;
+  const std::vector<int32_t> history = random_tokens(1, 100);
+  const uint64_t whole = client.sequence(full);
+  client->ingest(whole, history);
+  const uint64_t expected = client->generate(whole, random_tokens(2, 5), sampled(12));
+  client.last(expected);
+
+  const uint64_t sequence = client.sequence(full);
+  const auto expect_no_surplus = [&](int64_t tokens) {
+    const SequenceMemory memory = client->sequence_memory(sequence).value();
+    EXPECT_EQ(memory.tokens_seen, tokens);
+    EXPECT_EQ(memory.reserved_bytes, memory.used_bytes);
+    EXPECT_EQ(client->memory().reserved_bytes,
+              memory.reserved_bytes + client->sequence_memory(whole).value().reserved_bytes);
+  };
+  victim = client.last(client->truncate(sequence, 0)).task + 1;
+  EXPECT_EQ(client.last(client->ingest(sequence, history)).finish, FinishReason::kCancelled);
+  expect_no_surplus(16);
+  EXPECT_EQ(client.last(client->ingest(sequence, {history.begin() + 16, history.end()})).done, 84);
+  expect_no_surplus(100);
+
+  // An answer that stops, and one that is taken back whole.
+  GenerateOptions stopped = sampled(500);
+  for (int32_t token = 0; token < 64; ++token) stopped.stop_tokens.push_back(token);
+  EXPECT_EQ(client.last(client->generate(sequence, random_tokens(2, 5), stopped)).finish, FinishReason::kStop);
+  expect_no_surplus(105);
+  EXPECT_EQ(client.last(client->truncate(sequence, 6)).kind, EventKind::kDone);
+  expect_no_surplus(100);
+
+  const uint64_t task = client->generate(sequence, random_tokens(2, 5), sampled(12));
+  EXPECT_EQ(client.last(task).finish, FinishReason::kLength);
+  EXPECT_EQ(client.tokens(task), client.tokens(expected)) << "pages that came and went hold the same rows";
 }
 
 TEST_F(EngineTest, TokensOfASlowReaderComeAsOneEvent) {

@@ -74,11 +74,35 @@ TEST_F(PagePoolTest, RefusedCachesLeaveNoPageBehind) {
   EXPECT_EQ(cache->reserved_pages(), 4);
   EXPECT_TRUE(cache->grow(7).ok());
   EXPECT_EQ(pool_->reserved_pages(), 10);
-  EXPECT_TRUE(cache->grow(2).ok()) << "it never gives back, and never needs to";
-  EXPECT_EQ(cache->reserved_pages(), 7);
+  EXPECT_TRUE(cache->grow(2).ok());
+  EXPECT_EQ(cache->reserved_pages(), 7) << "growing gives nothing back";
   cache.reset();
   EXPECT_EQ(pool_->reserved_pages(), 3);
   EXPECT_EQ(backend_->allocated(MemoryUse::kTables), 0u);
+}
+
+TEST_F(PagePoolTest, ShrinkingGivesPagesBackThatComeAgainInTheirOrder) {
+  std::unique_ptr<SequenceCache> cache =
+      std::move(SequenceCache::create(*backend_, *stream_, *pool_, 64, 8, 8).value());
+  ASSERT_TRUE(cache->shrink(9).ok());
+  EXPECT_EQ(cache->reserved_pages(), 8);
+  ASSERT_TRUE(cache->shrink(3).ok());
+  EXPECT_EQ(cache->reserved_pages(), 3);
+  EXPECT_EQ(pool_->reserved_pages(), 3);
+
+  // Off the stack came 0, 1, 2, ... first, so these were on top: given back, and given to whoever comes next.
+  std::vector<int32_t> next;
+  ASSERT_TRUE(pool_->reserve(5, next).ok());
+  EXPECT_EQ(next, (std::vector<int32_t>{0, 1, 2, 3, 4}));
+  pool_->release(next);
+  ASSERT_TRUE(cache->grow(8).ok());
+  ASSERT_TRUE(cache->settle().ok());
+  EXPECT_EQ(cache->used_pages(), 0) << "no page left the stack";
+  EXPECT_EQ(cache->peak_pages(), 0);
+  ASSERT_TRUE(cache->shrink(0).ok());
+  EXPECT_EQ(pool_->reserved_pages(), 0);
+  cache.reset();
+  EXPECT_EQ(pool_->reserved_pages(), 0) << "what was given back is not released again";
 }
 
 }  // namespace
