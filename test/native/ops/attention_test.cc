@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <tuple>
 
 #include "ops/cache_case.h"
 #include "ops/tolerance.h"
@@ -22,6 +23,7 @@ struct AttentionCase {
   CacheCase cache;
   Array q, out, lse;
   float scale = 0;
+  RowRole role = RowRole::kBlock;
 };
 
 // `counts` rows of each sequence; the cache already holds them.
@@ -55,6 +57,7 @@ AttentionCase run_attention(Device& device, AttentionCase c) {
   args.kv_heads = c.cache.kv_heads();
   args.scale = c.scale;
   args.max_length = std::max(c.cache.longest(), 1);
+  args.role = c.role;
   EXPECT_OK(run(device.backend(), device.stream(), args,
                 p.workspace(device.backend().ops().attention_workspace(args))));
   p.finish();
@@ -157,6 +160,50 @@ TEST_P(AttentionAgainstReference, LongCachesMatch) {
   }
 }
 
+// Every role on every width, with groups that do not fill a tile and rows that are not aligned.
+TEST_P(AttentionAgainstReference, RolesMatch) {
+  const std::vector<int32_t> steps[] = {{1}, {1, 1, 1}, {1, 4}, {6}};
+  for (RowRole role : {RowRole::kBlock, RowRole::kDecode}) {
+    for (auto [activation, kv] : {std::pair{DType::kBf16, DType::kBf16},
+                                  {DType::kBf16, DType::kF16},
+                                  {DType::kF32, DType::kF32},
+                                  {DType::kF32, DType::kF16},
+                                  {DType::kF32, DType::kBf16}}) {
+      for (int32_t dim : {8, 10, 16, 48, 64, 80, 96, 128, 196, 256}) {
+        const int32_t group = std::vector<int32_t>{1, 3, 7, 8}[random() % 4];
+        const std::vector<int32_t>& counts = steps[random() % std::size(steps)];
+        SCOPED_TRACE(std::string(role == RowRole::kBlock ? "block " : "decode ") + name_of(activation) +
+                     " on " + name_of(kv) + " dim " + std::to_string(dim) + " group " + std::to_string(group) +
+                     " rows " + std::to_string(counts[0]) + "x" + std::to_string(counts.size()));
+        CacheShape shape{kv, dim, {}, 0};
+        for (int32_t count : counts) shape.lengths.push_back(ragged(random, 2, count, 150));
+        AttentionCase c = attention_case(random, shape, counts, group, activation);
+        c.role = role;
+        if (random() % 2 == 0) {
+          c.q = Array::normal(random, activation, c.q.shape, 3);
+          c.out = Array(activation, c.out.shape, 1);
+        }
+        expect_attention(run_attention(device(), c), run_attention(reference(), c));
+      }
+    }
+  }
+}
+
+// Heads of one step that need no split, several, and one more than their neighbour.
+TEST_P(AttentionAgainstReference, LongDecodesMatch) {
+  for (auto [activation, kv, dim] : {std::tuple{DType::kBf16, DType::kBf16, 128},
+                                     {DType::kBf16, DType::kF16, 64},
+                                     {DType::kF32, DType::kF32, 64},
+                                     {DType::kF32, DType::kF16, 80},
+                                     {DType::kBf16, DType::kBf16, 256}}) {
+    AttentionCase c =
+        attention_case(random, {kv, dim, {{1500, 256}, {3, 257}, {40, 511}}, 0}, {1, 2, 1}, 3, activation);
+    c.role = RowRole::kDecode;
+    SCOPED_TRACE(std::string(name_of(activation)) + " on " + name_of(kv));
+    expect_attention(run_attention(device(), c), run_attention(reference(), c));
+  }
+}
+
 TEST_P(AttentionAgainstReference, LargeScoresDoNotOverflow) {
   AttentionCase c = attention_case(random, {DType::kF32, 16, {{40}}, 0}, {4}, 1, DType::kF32);
   c.scale = 40;  // scores of several hundred
@@ -168,11 +215,16 @@ TEST_P(AttentionAgainstReference, LargeScoresDoNotOverflow) {
 }
 
 TEST_P(AttentionTest, ASequenceDoesNotSeeTheBatch) {
-  for (DType type : {DType::kF32, DType::kBf16}) {
-    const std::vector<int32_t> counts = {1, 37, 1, 20, 1};
+  for (auto [type, role] : {std::pair{DType::kF32, RowRole::kBlock},
+                            {DType::kBf16, RowRole::kBlock},
+                            {DType::kF32, RowRole::kDecode},
+                            {DType::kBf16, RowRole::kDecode}}) {
+    const std::vector<int32_t> counts =
+        role == RowRole::kBlock ? std::vector<int32_t>{1, 37, 1, 20, 1} : std::vector<int32_t>{1, 2, 1, 3, 1};
     CacheShape shape{type, 64, {}, 0};
     for (int32_t count : counts) shape.lengths.push_back(ragged(random, 2, count, 600));
-    const AttentionCase all = attention_case(random, shape, counts, 4, type);
+    AttentionCase all = attention_case(random, shape, counts, 4, type);
+    all.role = role;
     const AttentionCase together = run_attention(device(), all);
     const int64_t row_size = 8 * 64;
     for (size_t s = 0; s < counts.size(); ++s) {
