@@ -12,11 +12,11 @@ namespace {
 
 constexpr int kVecs = kPanel / kLanes;  // vectors of one panel
 
-// Panels worked on at once for a group of `rows`. Few rows: enough independent sums to hide the latency of the
-// multiply-add and to keep several reads of weights in flight.
+// Panels worked on at once for a group of `rows`: enough independent sums to hide the latency of the
+// multiply-add, but no more than four, for processors read ahead best in few streams.
 constexpr int panels_at_once(int rows) {
 #if defined(LONGHAUL_ISA_512)
-  return rows <= 3 ? 8 : rows <= 6 ? 4 : 2;
+  return rows <= 6 ? 4 : 2;
 #elif defined(LONGHAUL_ISA_avx2)
   return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
 #else
@@ -24,8 +24,16 @@ constexpr int panels_at_once(int rows) {
 #endif
 }
 
-// How far ahead of its use a panel is asked for, in bytes: some hundred cycles, about a read from memory.
-constexpr int64_t kPrefetch = 1024;
+// How far ahead of its use a panel is asked for, in bytes.
+constexpr int64_t kPrefetch = 2048;
+
+// Up to so many rows a processor with wide vectors runs far enough ahead by itself, and asking would get in its
+// way; others fill its window with the multiply-adds of a few lines.
+#if defined(LONGHAUL_ISA_512)
+constexpr int kMostRowsUnasked = 3;
+#else
+constexpr int kMostRowsUnasked = 0;
+#endif
 
 // multiply(r, i, weights_of(i), values_of(r)) for R rows and N vectors. Holds the fewer of both in registers
 // and loads each of the others once.
@@ -125,13 +133,23 @@ void multiply(const GemmBlock& block, const char* x, const char* w, float* out) 
     }
   }
   const int64_t w_panel = block.w_panel;
-  for (int64_t k = block.depth; k > 0; k -= Weights::kDepth) {
+  const auto steps = [&]<bool kAsk>(int64_t depth, int64_t ahead) {
+    for (; depth > 0; depth -= Weights::kDepth) {
+      if constexpr (kAsk) {
 #pragma GCC unroll 32
-    for (int i = 0; i < P; ++i) __builtin_prefetch(w + i * w_panel + kPrefetch);
-    Weights::template step<R, P>(acc, x, w, w_panel);
-    x += R * Weights::kXBytes;
-    w += Weights::kBytes;
-  }
+        for (int i = 0; i < P; ++i) __builtin_prefetch(w + i * w_panel + ahead);
+      }
+      Weights::template step<R, P>(acc, x, w, w_panel);
+      x += R * Weights::kXBytes;
+      w += Weights::kBytes;
+    }
+  };
+  constexpr int64_t kLast = kPrefetch / Weights::kBytes * Weights::kDepth;
+  const int64_t last = block.depth < kLast ? block.depth : kLast;
+  steps.template operator()<(R > kMostRowsUnasked)>(block.depth - last, kPrefetch);
+  // The next panels, as far as this block reaches.
+  const int64_t block_bytes = block.depth / Weights::kDepth * Weights::kBytes;
+  steps.template operator()<true>(last, P * w_panel + kPrefetch - block_bytes);
 #pragma GCC unroll 32
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 32
