@@ -7,7 +7,7 @@ import { SHAPES, shapeOf } from "./models/shapes.mjs";
 export const USAGE = `npm run bench -- [options]
   --quick          under two minutes: small shapes, short histories, one repetition
   --filter TEXT    only ops and engine runs whose name contains it ("gemm", "attention", "engine Llama", "budget")
-  --device NAME    cpu (default) or reference
+  --device NAME    cpu (default), reference, cuda or cuda:N
   --models A,B     of ${SHAPES.map(({ name }) => name).join(", ")}
   --threads 1,2    default: 1 and one per core
   --repeats N      processes per engine run; default 3, with --quick 1
@@ -39,18 +39,16 @@ function positive(option, text) {
 
 export function parseOptions(argv) {
   const { values } = parseArgs({ args: argv, options: OPTIONS });
-  if (values.device !== "cpu" && values.device !== "reference") {
-    throw new Error(`--device: '${values.device}' is neither cpu nor reference`);
+  if (!/^(cpu|reference|cuda(:\d+)?)$/.test(values.device)) {
+    throw new Error(`--device: '${values.device}' is none of cpu, reference, cuda, cuda:N`);
   }
   const models = values.models?.split(",").map((name) => shapeOf(name).name);
-  // Of the reference only the smallest model ends in a time that anybody waits for.
-  const reference = values.device === "reference";
   const cores = os.availableParallelism();
   const threads = values.threads?.split(",").map((text) => positive("threads", text));
   return {
     ...values,
-    models: models ?? (reference ? [SHAPES[0].name] : undefined),
-    threads: reference ? [1] : (threads ?? (cores > 1 ? [1, cores] : [1])),
+    models,
+    threads: values.device !== "cpu" ? [1] : (threads ?? (cores > 1 ? [1, cores] : [1])),
     repeats: values.repeats === undefined ? (values.quick ? 1 : 3) : positive("repeats", values.repeats),
     cache: process.env.LONGHAUL_BENCH_CACHE ?? path.join(os.tmpdir(), "longhaul-bench-models"),
   };

@@ -1,5 +1,5 @@
 // What is measured end to end.
-import { SHAPES, shapeOf } from "../models/shapes.mjs";
+import { defaultModels, shapeOf } from "../models/shapes.mjs";
 import { ANSWERS, QUESTION } from "./history.mjs";
 
 /**
@@ -41,10 +41,15 @@ const POINTS = {
   "SmolLM2-135M": [1024, 4096, 16384, 32768],
   "Qwen2.5-0.5B": [1024, 4096, 16384],
   "Llama-3.2-1B": [1024, 4096, 16384],
+  "Llama-3.1-8B": [1024, 4096, 32768],
 };
 /** Longer histories take minutes each: they are read in the first repetition only, and on all cores only. */
 const REPEATED_UP_TO = 4096;
-const QUICK_POINTS = { stories260K: [512], "SmolLM2-135M": [512, 1024, 2048] };
+const QUICK_POINTS = {
+  stories260K: [512],
+  "SmolLM2-135M": [512, 1024, 2048],
+  "Llama-3.2-1B": [1024, 4096],
+};
 
 /** A tiny model shows what a token costs beside its arithmetic, so many tokens are drawn. */
 const answerTokens = (name, quick) => (name === "stories260K" ? 256 : quick ? 16 : 32);
@@ -54,7 +59,7 @@ const answerTokens = (name, quick) => (name === "stories260K" ? 256 : quick ? 16
  * @param {{ quick: boolean, models?: string[], threads: number[], filter: string, device: string }} options
  */
 export function planRuns({ quick, models, threads, filter, device }) {
-  const chosen = models ?? (quick ? Object.keys(QUICK_POINTS) : SHAPES.map(({ name }) => name));
+  const chosen = models ?? defaultModels(device, quick);
   const runs = [];
   for (const name of chosen) {
     const shape = shapeOf(name);

@@ -87,7 +87,37 @@ export const SHAPES = [
     eps: 1e-5,
     tied: true,
   },
+  {
+    name: "Llama-3.1-8B",
+    architecture: "llama",
+    hidden: 4096,
+    layers: 32,
+    heads: 32,
+    kvHeads: 8,
+    headDim: 128,
+    ff: 14336,
+    vocab: 128256,
+    maxPositions: 131072,
+    ropeTheta: 500000,
+    ropeScaling: {
+      rope_type: "llama3",
+      factor: 8,
+      low_freq_factor: 1,
+      high_freq_factor: 4,
+      original_max_position_embeddings: 8192,
+    },
+    eps: 1e-5,
+    tied: false,
+  },
 ];
+
+/** What is measured when no model is named: a CPU would read an 8B history for hours, a GPU has nothing to do below 1B. */
+export function defaultModels(device, quick) {
+  if (device === "reference") return ["stories260K"];
+  if (device.startsWith("cuda")) return quick ? ["Llama-3.2-1B"] : ["Llama-3.2-1B", "Llama-3.1-8B"];
+  if (quick) return ["stories260K", "SmolLM2-135M"];
+  return ["stories260K", "SmolLM2-135M", "Qwen2.5-0.5B", "Llama-3.2-1B"];
+}
 
 /** @returns {ModelShape} */
 export function shapeOf(name) {

@@ -7,13 +7,15 @@
 #include "cases.h"
 #include "ceilings.h"
 #include "cpu/cpu_features.h"
+#include "engine/devices.h"
 #include "options.h"
 #include "report.h"
 
 namespace longhaul::bench {
 namespace {
 
-// The reference multiplies one by one: only its smallest shape ends in a time that anybody waits for.
+// The reference multiplies one by one: only its smallest shape ends in a time that anybody waits for. A GPU has
+// nothing to do on shapes below a billion parameters.
 std::vector<ModelShape> chosen_shapes(const Options& options) {
   std::vector<ModelShape> shapes = model_shapes();
   if (!options.models.empty()) {
@@ -22,8 +24,12 @@ std::vector<ModelShape> chosen_shapes(const Options& options) {
     });
   } else if (options.device == "reference") {
     shapes.resize(1);
-  } else if (options.quick) {
-    shapes.resize(2);
+  } else if (options.gpu()) {
+    std::erase_if(shapes,
+                  [&](const ModelShape& shape) { return shape.hidden < (options.quick ? 4096 : 2048); });
+  } else {
+    std::erase_if(shapes, [](const ModelShape& shape) { return shape.large; });
+    if (options.quick) shapes.resize(2);
   }
   return shapes;
 }
@@ -34,7 +40,7 @@ Cases chosen_cases(const Options& options, const std::vector<ModelShape>& shapes
     for (DType dtype : {DType::kBf16, DType::kF32}) {
       // One shape in both: the large ones are used in bf16.
       if (dtype == DType::kF32 && (options.quick || shape.hidden > 576)) continue;
-      const CaseContext context{shape, dtype, backend.activation_dtype(dtype)};
+      const CaseContext context{shape, dtype, backend.activation_dtype(dtype), options.gpu()};
       for (const auto* entries : {&dense_entries(), &cache_entries(), &eviction_entries()}) {
         for (const OpEntry& entry : *entries) entry.add(context, cases);
       }
@@ -48,30 +54,29 @@ Cases chosen_cases(const Options& options, const std::vector<ModelShape>& shapes
   return cases;
 }
 
-Result<Timing> measure_case(const OpCase& c, Backend& backend, const Limits& limits) {
+Result<Timing> measure_case(const OpCase& c, Backend& backend, bool gpu, const Limits& limits) {
   LONGHAUL_ASSIGN(std::unique_ptr<Stream> stream, backend.make_stream());
   Memory memory(backend, *stream, /*seed=*/1);
   LONGHAUL_ASSIGN(Operation operation, c.make(memory));
-  return measure(operation, limits);
+  return measure(operation, *stream, gpu, limits);
 }
 
 // True when every case could be measured.
 Result<bool> bench(const Options& options) {
   const bool reference = options.device == "reference";
   std::vector<int> threads = options.threads;
-  if (reference) {
+  if (reference || options.gpu()) {
     threads = {1};
   } else if (threads.empty()) {
     threads = {1};
     if (cpu::available_cores() > 1) threads.push_back(cpu::available_cores());
   }
   LONGHAUL_ASSIGN(cpu::InstructionSet isa, cpu::choose_instruction_set());
-  const std::string instructions = reference ? "generic" : isa.name;
+  const std::string instructions = reference ? "generic" : options.gpu() ? "tensor-cores" : isa.name;
   const std::vector<ModelShape> shapes = chosen_shapes(options);
   bool complete = true;
   for (int count : threads) {
-    LONGHAUL_ASSIGN(std::unique_ptr<Backend> backend,
-                    reference ? make_reference_backend() : make_cpu_backend(count));
+    LONGHAUL_ASSIGN(std::unique_ptr<Backend> backend, open_device(options.device, count));
     const Cases cases = chosen_cases(options, shapes, *backend);
     if (options.list) {
       for (const OpCase& c : cases)
@@ -86,10 +91,12 @@ Result<bool> bench(const Options& options) {
       limits.seconds = 0.05;
       limits.least_windows = 3;
     }
-    LONGHAUL_ASSIGN(std::vector<Ceiling> ceilings, measure_ceilings(*backend, count, ceiling_limits));
+    LONGHAUL_ASSIGN(std::vector<Ceiling> ceilings, options.gpu()
+                                                       ? measure_gpu_ceilings(*backend, ceiling_limits)
+                                                       : measure_ceilings(*backend, count, ceiling_limits));
     for (const Ceiling& ceiling : ceilings) print_ceiling(ceiling, options.json);
     for (const OpCase& c : cases) {
-      Result<Timing> timing = measure_case(c, *backend, limits);
+      Result<Timing> timing = measure_case(c, *backend, options.gpu(), limits);
       if (timing.ok()) {
         print_case(c, options.device, count, timing.value(), judge(c, ceilings, instructions, count),
                    options.json);

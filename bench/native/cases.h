@@ -34,6 +34,7 @@ struct CaseContext {
   const ModelShape& shape;
   DType dtype;       // of weights and cache
   DType activation;  // of values between ops, for these weights
+  bool gpu;          // sizes that a CPU takes seconds for are measured too
 
   double act_size() const { return static_cast<double>(size_of(activation)); }
   double size() const { return static_cast<double>(size_of(dtype)); }

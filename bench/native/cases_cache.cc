@@ -9,16 +9,17 @@ namespace {
 
 constexpr int64_t kBlock = 512;
 
-// Gives every sequence its turn: `set` fills in what differs, and changes made by a call are undone when
-// `restores`.
+// Gives every batch of sequences its turn: `set` fills in what differs, and changes made by a call are undone
+// when `restores`.
 template <class Args, class... More>
 Operation rotate_caches(Memory& memory, std::shared_ptr<PagedCaches> caches, Args args, bool restores,
                         void (*set)(Args&, const CacheView*), More... more) {
+  const int64_t step = args.sequences;
   auto sequence = std::make_shared<int64_t>(0);
   Operation operation;
   operation.call = [=, &memory]() mutable {
     set(args, caches->view(*sequence));
-    *sequence = (*sequence + 1) % caches->sequences();
+    *sequence = (*sequence + step) % caches->sequences();
     return run(memory.backend(), memory.stream(), args, more...);
   };
   if (restores) operation.restore = [=] { return caches->restore(*sequence); };
@@ -53,25 +54,27 @@ void add_append(const CaseContext& ctx, Cases& cases) {
   }
 }
 
-OpCase attention_case(const CaseContext& ctx, int64_t history, int64_t rows) {
+// `rows` of each of `batch` sequences, behind `history` rows.
+OpCase attention_case(const CaseContext& ctx, int64_t history, int64_t rows, int64_t batch = 1) {
   const ModelShape s = ctx.shape;
-  OpCase c = ctx.start("attention", "rows " + text(rows) + " over " + text(history));
+  const std::string sequences = batch == 1 ? "" : text(batch) + " sequences, ";
+  OpCase c = ctx.start("attention", sequences + "rows " + text(rows) + " over " + text(history));
   const int64_t length = history + rows;
   // Row i of the step sees history + i + 1 rows.
   const double seen =
       static_cast<double>(rows) * (static_cast<double>(history) + (static_cast<double>(rows) + 1) / 2);
-  c.bytes = 2 * static_cast<double>(length * s.kv_heads * s.dim) * ctx.size() +
-            2 * static_cast<double>(rows * s.heads * s.dim) * ctx.act_size();
-  c.flops = 4 * seen * static_cast<double>(s.heads * s.dim);
+  c.bytes = static_cast<double>(batch) * (2 * static_cast<double>(length * s.kv_heads * s.dim) * ctx.size() +
+                                          2 * static_cast<double>(rows * s.heads * s.dim) * ctx.act_size());
+  c.flops = 4 * seen * static_cast<double>(batch * s.heads * s.dim);
   c.dot_products = true;
   c.make = [=, dtype = ctx.dtype, act = ctx.activation](Memory& memory) -> Result<Operation> {
-    CacheSpec spec{dtype, s.kv_heads, s.dim, length, rows, 0};
+    CacheSpec spec{dtype, s.kv_heads, s.dim, length, rows, 0, batch};
     LONGHAUL_ASSIGN(std::shared_ptr<PagedCaches> caches, PagedCaches::create(memory, spec));
     AttentionArgs a;
     a.pages = caches->pages();
-    a.sequences = 1;
-    LONGHAUL_ASSIGN(a.q, memory.random(act, {rows, s.heads, s.dim}));
-    LONGHAUL_ASSIGN(a.out, memory.zeros(act, {rows, s.heads, s.dim}));
+    a.sequences = batch;
+    LONGHAUL_ASSIGN(a.q, memory.random(act, {batch * rows, s.heads, s.dim}));
+    LONGHAUL_ASSIGN(a.out, memory.zeros(act, {batch * rows, s.heads, s.dim}));
     a.kv_heads = static_cast<int32_t>(s.kv_heads);
     a.scale = 1 / std::sqrt(static_cast<float>(s.dim));
     a.max_length = static_cast<int32_t>(length);
@@ -92,6 +95,10 @@ void add_attention(const CaseContext& ctx, Cases& cases) {
   for (int64_t history : {0, 2048, 16384}) {
     cases.push_back(attention_case(ctx, history, kBlock));
     cases.back().quick = history == 2048;
+  }
+  if (ctx.gpu) {
+    cases.push_back(attention_case(ctx, 0, 8192));
+    cases.push_back(attention_case(ctx, 16383, 1, 16));
   }
 }
 

@@ -66,6 +66,7 @@ OpCase gemm_case(const CaseContext& ctx, const char* role, int64_t outputs, int6
   c.dot_products = true;
   c.make = [=, act = ctx.activation, dtype = ctx.dtype](Memory& memory) -> Result<Operation> {
     GemmArgs a;
+    a.role = rows < kBlock ? RowRole::kDecode : RowRole::kBlock;
     LONGHAUL_ASSIGN(a.x, memory.random(act, {rows, cols}));
     LONGHAUL_ASSIGN(a.out, memory.zeros(act, {rows, outputs}));
     std::vector<GemmArgs> args;
@@ -82,7 +83,9 @@ OpCase gemm_case(const CaseContext& ctx, const char* role, int64_t outputs, int6
 
 void add_gemm(const CaseContext& ctx, Cases& cases) {
   const ModelShape& s = ctx.shape;
-  for (int64_t rows : {int64_t{1}, int64_t{4}, int64_t{16}, int64_t{64}, kBlock}) {
+  std::vector<int64_t> counts = {1, 4, 16, 64, kBlock};
+  if (ctx.gpu) counts.push_back(4 * kBlock);
+  for (int64_t rows : counts) {
     cases.push_back(gemm_case(ctx, "qkv", s.qkv_rows(), s.hidden, rows));
     cases.push_back(gemm_case(ctx, "o", s.hidden, s.q_rows(), rows));
     cases.push_back(gemm_case(ctx, "gate_up", 2 * s.ff, s.hidden, rows));

@@ -27,4 +27,9 @@ struct CeilingLimits {
 // Buffers come from `backend`, so that they lie on the pages that its tensors lie on.
 Result<std::vector<Ceiling>> measure_ceilings(Backend& backend, int threads, const CeilingLimits& limits);
 
+// Of the GPU behind `backend`: "read.memory" is a copy within its memory, bytes read and bytes written counted;
+// "bf16.tensor-cores" is a product of 8192 x 8192 x 8192 random numbers, by cuBLAS where it is found or by our
+// own kernel, whichever is faster.
+Result<std::vector<Ceiling>> measure_gpu_ceilings(Backend& backend, const CeilingLimits& limits);
+
 }  // namespace longhaul::bench

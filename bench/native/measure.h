@@ -6,6 +6,7 @@
 #include <functional>
 #include <vector>
 
+#include "core/backend.h"
 #include "core/status.h"
 
 namespace longhaul::bench {
@@ -38,6 +39,8 @@ double now();
 // Best, median and percentiles of `windows`, each the seconds per call of one window.
 Timing summarise(std::vector<double> windows, int64_t calls);
 
-Result<Timing> measure(const Operation& operation, const Limits& limits);
+// Calls that put their work into `stream` and return before it is done are timed until it is: an
+// `asynchronous` device's restores cannot be left out call by call, so they are timed alone and taken off.
+Result<Timing> measure(const Operation& operation, Stream& stream, bool asynchronous, const Limits& limits);
 
 }  // namespace longhaul::bench

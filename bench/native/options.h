@@ -16,10 +16,13 @@ struct Options {
   bool quick = false;
   bool json = false;
   bool list = false;
+
+  bool gpu() const { return device.starts_with("cuda"); }
 };
 
 constexpr const char* kUsage =
-    "bench_ops [--device cpu|reference] [--threads 1,2] [--models NAME,...] [--filter TEXT] [--quick] [--list] "
+    "bench_ops [--device cpu|reference|cuda|cuda:N] [--threads 1,2] [--models NAME,...] [--filter TEXT] "
+    "[--quick] [--list] "
     "[--json]\n";
 
 Result<Options> parse_options(int count, char** arguments);

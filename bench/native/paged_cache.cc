@@ -18,7 +18,8 @@ Result<std::unique_ptr<PagedCaches>> PagedCaches::create(Memory& memory, const C
   const int64_t held = pages_of(spec.rows);
   const int64_t most = pages_of(spec.rows + spec.room);
   const int64_t bytes = heads * spec.rows * spec.dim * 2 * static_cast<int64_t>(size_of(spec.dtype));
-  const int64_t sequences = Memory::cold_copies(bytes);
+  // Whole batches only.
+  const int64_t sequences = (Memory::cold_copies(bytes) + spec.batch - 1) / spec.batch * spec.batch;
   const int64_t pages = sequences * heads * most;
   caches->sequences_ = sequences;
 
@@ -60,6 +61,7 @@ Result<std::unique_ptr<PagedCaches>> PagedCaches::create(Memory& memory, const C
     view.free_pages = caches->free_pages_.device.slice(s, 1).as<int32_t>();
     view.free_count = caches->free_count_.device.slice(s, 1).as<int32_t>();
     view.max_pages = static_cast<int32_t>(most);
+    view.row_begin = static_cast<int32_t>(s % spec.batch * spec.step_rows);
     view.row_count = static_cast<int32_t>(spec.step_rows);
     views.push_back(view);
   }
@@ -80,8 +82,7 @@ Status PagedCaches::restore(int64_t sequence) {
   LONGHAUL_TRY(restore(page_table_, sequence));
   LONGHAUL_TRY(restore(lengths_, sequence));
   LONGHAUL_TRY(restore(free_pages_, sequence));
-  LONGHAUL_TRY(restore(free_count_, sequence));
-  return memory_.stream().synchronize();
+  return restore(free_count_, sequence);
 }
 
 }  // namespace longhaul::bench

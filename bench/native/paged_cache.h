@@ -15,6 +15,7 @@ struct CacheSpec {
   int64_t rows = 0;       // held by each head
   int64_t step_rows = 0;  // CacheView::row_count
   int64_t room = 0;       // rows a head that can still be appended
+  int64_t batch = 1;      // sequences of one step, whose rows follow each other
 };
 
 class PagedCaches {

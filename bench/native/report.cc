@@ -44,10 +44,10 @@ Verdict judge(const OpCase& c, const std::vector<Ceiling>& ceilings, const std::
   const bool large = c.place == Place::kCache && c.bytes <= sizes.shared;
   Verdict v;
   v.read = find(ceilings, small ? "read.cache" : large ? "read.shared-cache" : "read.memory");
+  if (v.read == nullptr) v.read = find(ceilings, "read.memory");  // of a GPU nothing else is measured
+  if (c.dot_products && c.dtype == DType::kBf16) v.compute = find(ceilings, "bf16." + isa);
   // The kernels of avx512bf16 are those of avx512 but for dot products.
-  const std::string f32 = "f32." + (isa == "avx512bf16" ? "avx512" : isa);
-  v.compute =
-      find(ceilings, c.dot_products && c.dtype == DType::kBf16 && isa == "avx512bf16" ? "bf16." + isa : f32);
+  if (v.compute == nullptr) v.compute = find(ceilings, "f32." + (isa == "avx512bf16" ? "avx512" : isa));
   const double read_seconds = v.read == nullptr ? 0 : c.bytes / v.read->best;
   const double compute_seconds = v.compute == nullptr ? 0 : c.flops / v.compute->best;
   v.bound = compute_seconds > read_seconds ? v.compute : v.read;

@@ -15,6 +15,7 @@ struct ModelShape {
   int64_t dim;
   int64_t vocab;
   bool qkv_bias;
+  bool large;  // measured on GPUs, and where it is asked for
 
   int64_t q_rows() const { return heads * dim; }
   int64_t qkv_rows() const { return (heads + 2 * kv_heads) * dim; }
