@@ -127,12 +127,24 @@ export class Engine {
     const directory = await resolveModel(model, options);
     throwIfAborted(signal);
     const config = callNative((addon) => addon.readConfig(directory));
+    let begin = () => {};
+    const begun = new Promise<void>((resolve) => {
+      begin = resolve;
+    });
     const { runner, loaded } = TaskRunner.start(
       { directory, device, threads, kvBytes: kvBytes ?? defaultKvBytes(config) },
-      { signal, onEvent: ({ done, total }) => onProgress?.({ phase: "load", loaded: done, total }) },
+      {
+        signal,
+        onEvent: ({ done, total }) => {
+          begin();
+          onProgress?.({ phase: "load", loaded: done, total });
+        },
+      },
     );
     try {
-      const [weights, text] = await Promise.allSettled([loaded, loadText(directory)]);
+      // A tokenizer takes this thread for a while, so options that the engine refuses are heard of first.
+      const readText = Promise.race([begun, loaded]).then(() => loadText(directory));
+      const [weights, text] = await Promise.allSettled([loaded, readText]);
       throwIfAborted(signal);
       if (weights.status === "rejected") throw weights.reason;
       if (text.status === "rejected") throw text.reason;

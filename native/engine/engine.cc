@@ -209,8 +209,11 @@ Status Engine::load() {
     }
     return !load_cancelled_;
   };
+  // Before the weights, which take long: a size that cannot be is refused at once.
+  LONGHAUL_ASSIGN(const ModelConfig config, load_config(options_.directory));
+  LONGHAUL_ASSIGN(const DType dtype, read_weights_dtype(options_.directory));
+  LONGHAUL_ASSIGN(pool_, PagePool::create(*backend_, kv_geometry(config, dtype), options_.kv_bytes));
   LONGHAUL_ASSIGN(model_, Transformer::load(*backend_, options_.directory, progress));
-  LONGHAUL_ASSIGN(pool_, PagePool::create(*backend_, model_->kv_geometry(), options_.kv_bytes));
   LONGHAUL_ASSIGN(sampler_, Sampler::create(*backend_, model_->stream(), model_->config().vocab_size));
   return Status();
 }
@@ -270,7 +273,7 @@ Status Engine::run_task(Task& task) {
 }
 
 void Engine::publish() {
-  if (pool_ == nullptr) return;  // still loading
+  if (sampler_ == nullptr) return;  // still loading
   EngineMemory memory{.weights_bytes = static_cast<int64_t>(backend_->allocated(MemoryUse::kWeights)),
                       .workspace_bytes = static_cast<int64_t>(backend_->allocated(MemoryUse::kWorkspace)),
                       .table_bytes = static_cast<int64_t>(backend_->allocated(MemoryUse::kTables)),

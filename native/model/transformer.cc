@@ -20,11 +20,11 @@ Result<std::unique_ptr<Transformer>> Transformer::load(Backend& backend, const s
   return model;
 }
 
-KvGeometry Transformer::kv_geometry() const {
-  return {.layers = static_cast<int32_t>(config_.layers),
-          .kv_heads = static_cast<int32_t>(config_.kv_heads),
-          .head_dim = static_cast<int32_t>(config_.head_dim),
-          .dtype = weights_.dtype};
+KvGeometry kv_geometry(const ModelConfig& config, DType weights_dtype) {
+  return {.layers = static_cast<int32_t>(config.layers),
+          .kv_heads = static_cast<int32_t>(config.kv_heads),
+          .head_dim = static_cast<int32_t>(config.head_dim),
+          .dtype = weights_dtype};
 }
 
 void Transformer::lay_out(Arena& arena, const PageArrays& pages, const PassLimits& limits) {

@@ -47,6 +47,9 @@ struct PassLimits {
   bool operator==(const PassLimits&) const = default;
 };
 
+// What one row of the model's keys and values looks like.
+KvGeometry kv_geometry(const ModelConfig& config, DType weights_dtype);
+
 class Transformer {
  public:
   // Reads config.json and the weights of `directory`.
@@ -57,7 +60,7 @@ class Transformer {
   DType weights_dtype() const { return weights_.dtype; }
   Backend& backend() const { return backend_; }
   Stream& stream() const { return *stream_; }
-  KvGeometry kv_geometry() const;
+  KvGeometry kv_geometry() const { return longhaul::kv_geometry(config_, weights_.dtype); }
 
   // Makes sure passes up to these limits have their scratch memory. Only grows; kOutOfMemory leaves the old
   // one.

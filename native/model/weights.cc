@@ -34,16 +34,24 @@ bool all_finite(const Tensor& t) {
   }
 }
 
+const std::string kEmbedding = "model.embed_tokens.weight";
+
+// f32 where there is no such tensor, or one of no known type: reading it says what is wrong.
+DType matrix_dtype(const Checkpoint& checkpoint) {
+  const TensorEntry* entry = checkpoint.find(kEmbedding);
+  return entry == nullptr ? DType::kF32 : entry->dtype.value_or(DType::kF32);
+}
+
 class Loader {
  public:
-  Loader(Backend& backend, Stream& stream, const Checkpoint& checkpoint, const LoadProgress& progress)
-      : backend_(backend), stream_(stream), checkpoint_(checkpoint), progress_(progress) {
+  Loader(Backend& backend, Stream& stream, const Checkpoint& checkpoint, DType dtype,
+         const LoadProgress& progress)
+      : backend_(backend), stream_(stream), checkpoint_(checkpoint), progress_(progress), dtype_(dtype) {
     for (std::string_view name : checkpoint.names())
       total_ += static_cast<int64_t>(checkpoint.find(name)->bytes);
   }
 
   DType dtype() const { return dtype_; }
-  void set_dtype(DType dtype) { dtype_ = dtype; }
 
   // Reads `name`, checks it, and leaves it in sources_ until finish().
   Result<Tensor> read(const std::string& name, std::initializer_list<int64_t> shape) {
@@ -140,7 +148,7 @@ class Loader {
   Stream& stream_;
   const Checkpoint& checkpoint_;
   const LoadProgress& progress_;
-  DType dtype_ = DType::kF32;
+  DType dtype_;
   std::vector<SourceTensor> sources_;
   std::vector<std::string> names_;
   int64_t done_ = 0;
@@ -189,20 +197,20 @@ Result<LayerWeights> load_layer(Loader& loader, const ModelConfig& config, int64
 
 }  // namespace
 
+Result<DType> read_weights_dtype(const std::string& directory) {
+  LONGHAUL_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(directory));
+  return matrix_dtype(checkpoint);
+}
+
 Result<ModelWeights> load_weights(Backend& backend, Stream& stream, const ModelConfig& config,
                                   const std::string& directory, const LoadProgress& progress) {
   LONGHAUL_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(directory));
-  Loader loader(backend, stream, checkpoint, progress);
+  Loader loader(backend, stream, checkpoint, matrix_dtype(checkpoint), progress);
   const int64_t vocab = config.vocab_size;
   const int64_t hidden = config.hidden_size;
 
   ModelWeights weights;
-  const std::string embedding = "model.embed_tokens.weight";
-  // The embedding's type is the model's: config.json often says another than the file has.
-  if (const TensorEntry* entry = checkpoint.find(embedding); entry != nullptr && entry->dtype) {
-    loader.set_dtype(*entry->dtype);
-  }
-  LONGHAUL_ASSIGN(weights.embedding, loader.matrix({{embedding, vocab}}, hidden));
+  LONGHAUL_ASSIGN(weights.embedding, loader.matrix({{kEmbedding, vocab}}, hidden));
   weights.dtype = loader.dtype();
   // The largest matrices first: while one is packed its source is resident too, and now little else is.
   if (!config.tie_word_embeddings) {

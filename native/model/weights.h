@@ -43,6 +43,10 @@ struct ModelWeights {
   const Weight& output_embedding() const { return lm_head.rows > 0 ? lm_head : embedding; }
 };
 
+// The type of a checkpoint's matrices, for which the embedding stands: config.json often says another. Reads no
+// more than the files' headers.
+Result<DType> read_weights_dtype(const std::string& directory);
+
 // Told after each tensor; false stops the loading with kCancelled.
 using LoadProgress = std::function<bool(int64_t bytes_done, int64_t bytes_total)>;
 

@@ -236,6 +236,20 @@ TEST_F(EngineTest, EngineWithoutAModelFailsEveryTask) {
   EXPECT_EQ(client->memory().pool_bytes, 0);
 }
 
+// Weights take seconds to minutes; a size that cannot be is known from the files' headers.
+TEST_F(EngineTest, PoolThatCannotBeIsRefusedBeforeAnyWeightIsRead) {
+  // 16 rows of f32 keys and values of 16 numbers each, and their positions.
+  constexpr int64_t kPageBytes = 16 * (2 * 16 * 4 + 4);
+  for (int64_t bytes : {kPageBytes - 1, int64_t{1} << 60}) {
+    EngineClient client(model(), {}, bytes);
+    EXPECT_EQ(client.last(0).status.code(), Code::kOutOfMemory);
+    EXPECT_EQ(client.events().size(), 1u) << "no progress was told";
+  }
+  EngineClient client(model(), {}, kPageBytes);
+  EXPECT_EQ(client.last(0).kind, EventKind::kDone);
+  EXPECT_EQ(client->memory().pool_bytes, kPageBytes);
+}
+
 TEST_F(EngineTest, CancelOfTaskZeroStopsTheLoading) {
   EngineClient client(model(), [](Engine& engine, const Event& event) {
     if (event.task == 0 && event.kind == EventKind::kProgress) engine.cancel(0);
