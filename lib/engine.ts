@@ -1,6 +1,7 @@
 import { setMaxListeners } from "node:events";
 import { AnswerStream } from "./answer.js";
 import { Conversation, type Input, requireTokenIds } from "./conversation.js";
+import { type DeviceName, requireDevice } from "./device.js";
 import { Dialogue } from "./dialogue.js";
 import { PerEpisodeBuilder } from "./episodes/builder.js";
 import { toEpisodeSettings } from "./episodes/options.js";
@@ -32,8 +33,8 @@ export interface WeightsProgress {
 }
 
 export interface LoadOptions extends Omit<ResolveOptions, "onProgress"> {
-  /** "auto" (default) is the best device there is; "reference" is slow and exact, for comparison. */
-  readonly device?: "auto" | "cpu" | "reference";
+  /** Default "auto". */
+  readonly device?: DeviceName;
   /** Threads that compute. Default: one per core that this process may use. */
   readonly threads?: number;
   /**
@@ -79,7 +80,13 @@ export interface EmbedOptions {
 export interface EngineInfo {
   readonly directory: string;
   readonly architecture: string;
-  readonly device: { readonly name: "cpu" | "reference"; readonly description: string };
+  readonly device: {
+    /** "cpu", "cuda:0". */
+    readonly name: string;
+    readonly description: string;
+    /** Why it is not a GPU, when device "auto" was asked for. */
+    readonly reason?: string;
+  };
   /** Of the weights. */
   readonly dtype: "f32" | "bf16" | "f16";
   readonly layers: number;
@@ -94,7 +101,6 @@ export interface EngineInfo {
 
 interface Parts {
   readonly directory: string;
-  readonly device: "cpu" | "reference";
   readonly runner: TaskRunner;
   readonly model: NativeModel;
   readonly tokenizer: Tokenizer;
@@ -121,7 +127,7 @@ export class Engine {
     if (typeof options !== "object" || options === null) throw invalidOption("options", "an object", options);
     const { signal, onProgress } = options;
     throwIfAborted(signal);
-    const device = chooseDevice(options.device);
+    const device = requireDevice(options.device);
     const threads = requireThreads(options.threads);
     const kvBytes = options.kvBytes === undefined ? undefined : parseBytes("kvBytes", options.kvBytes);
     const directory = await resolveModel(model, options);
@@ -148,7 +154,7 @@ export class Engine {
       throwIfAborted(signal);
       if (weights.status === "rejected") throw weights.reason;
       if (text.status === "rejected") throw text.reason;
-      const parts = { directory, device, runner, model: runner.native.model(), ...text.value };
+      const parts = { directory, runner, model: runner.native.model(), ...text.value };
       return new Engine(parts);
     } catch (error) {
       await runner.dispose();
@@ -258,9 +264,10 @@ export class Engine {
   }
 
   info(): EngineInfo {
-    const { directory, device, model, template } = this.#parts;
-    const { device: description, ...shape } = model;
-    return { directory, device: { name: device, description }, ...shape, hasChatTemplate: template.available };
+    const { directory, model, template } = this.#parts;
+    const { device: name, deviceDescription: description, deviceNote: reason, ...shape } = model;
+    const device = { name, description, ...(reason === "" ? {} : { reason }) };
+    return { directory, device, ...shape, hasChatTemplate: template.available };
   }
 
   /** Bytes, as of the last step. */
@@ -305,15 +312,6 @@ export class Engine {
     throwIfAborted(this.#closing.signal);
     throwIfAborted(signal);
   }
-}
-
-function chooseDevice(device: unknown = "auto"): "cpu" | "reference" {
-  if (device === "cuda") {
-    const advice = 'use device "cpu" or "auto"';
-    throw new LonghaulError("ERR_UNSUPPORTED", `device "cuda": this build has no CUDA core; ${advice}`);
-  }
-  const known = requireOneOf("device", device, ["auto", "cpu", "reference"]);
-  return known === "auto" ? "cpu" : known;
 }
 
 async function loadText(directory: string): Promise<Pick<Parts, "tokenizer" | "template" | "defaults">> {

@@ -1,6 +1,7 @@
 export type { Answer, AnswerStream } from "./answer.js";
 export type { Chunk } from "./answer-text.js";
 export type { AskOptions, Conversation, IngestOptions, IngestProgress, Input } from "./conversation.js";
+export type { DeviceName } from "./device.js";
 export {
   type ConversationOptions,
   type EmbedOptions,

@@ -8,8 +8,10 @@ export interface Info {
   readonly node: string;
   /** Operating system and processor architecture, such as "linux-x64". */
   readonly platform: string;
+  /** The CPU, the reference, and every GPU or one "cuda" that is not available. */
   readonly devices: readonly NativeDevice[];
-  readonly cuda: { readonly available: false; readonly reason: string };
+  /** Whether there is a GPU that can be used, or exactly why not. */
+  readonly cuda: { readonly available: true } | { readonly available: false; readonly reason: string };
 }
 
 export type { NativeDevice as Device };
@@ -20,11 +22,13 @@ export function info(): Info {
   if (typeof version !== "string") {
     throw new LonghaulError("ERR_INTERNAL", "package.json names no version; install longhaul again");
   }
+  const devices = callNative((addon) => addon.devices());
+  const gpu = devices.find(({ name }) => name.startsWith("cuda"));
   return {
     version,
     node: process.version,
     platform: `${process.platform}-${process.arch}`,
-    devices: callNative((addon) => addon.devices()),
-    cuda: { available: false, reason: "this build has no CUDA core" },
+    devices,
+    cuda: gpu?.available ? { available: true } : { available: false, reason: gpu?.description ?? "" },
   };
 }

@@ -86,7 +86,11 @@ export interface NativeConfig {
 
 export interface NativeModel extends NativeConfig {
   readonly dtype: "f32" | "bf16" | "f16";
+  /** "cpu", "cuda:0". */
   readonly device: string;
+  readonly deviceDescription: string;
+  /** Why device "auto" is no GPU; else empty. */
+  readonly deviceNote: string;
 }
 
 /** The methods that return a number start a task and return its id. */
@@ -108,7 +112,7 @@ export interface NativeEngine {
 }
 
 export interface NativeDevice {
-  readonly name: "cpu" | "reference";
+  readonly name: string;
   readonly available: boolean;
   readonly description: string;
 }

@@ -10,16 +10,15 @@
 namespace longhaul {
 namespace {
 
-// Devices of this build, with why one cannot be used.
+// Devices of this machine, with why one cannot be used.
 Napi::Value devices(const Napi::CallbackInfo& call) {
   const Napi::Env env = call.Env();
   Napi::Array list = Napi::Array::New(env);
-  for (const char* name : {"cpu", "reference"}) {
-    const Result<std::shared_ptr<Backend>> backend = env.GetInstanceData<AddonData>()->backend(name);
+  for (const DeviceReport& report : list_devices()) {
     Napi::Object device = Napi::Object::New(env);
-    device.Set("name", name);
-    device.Set("available", backend.ok());
-    device.Set("description", backend.ok() ? backend.value()->description() : backend.status().message());
+    device.Set("name", report.name);
+    device.Set("available", report.available);
+    device.Set("description", report.description);
     list.Set(list.Length(), device);
   }
   return list;

@@ -2,25 +2,23 @@
 // and go on their own.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 
-#include "core/backend.h"
+#include "engine/devices.h"
 
 namespace longhaul {
 
 struct AddonData {
   // Made when a kernel first asks for it and kept, so that a call does not start threads.
-  std::shared_ptr<Backend> cpu;
-  std::shared_ptr<Backend> reference;
+  std::map<std::string, std::shared_ptr<Backend>> backends;
 
   Result<std::shared_ptr<Backend>> backend(const std::string& device) {
-    if (device != "cpu" && device != "reference") {
-      return unsupported("there is no device '" + device + "' in this build");
-    }
-    std::shared_ptr<Backend>& slot = device == "cpu" ? cpu : reference;
+    std::shared_ptr<Backend>& slot = backends[device];
     if (slot == nullptr) {
-      LONGHAUL_ASSIGN(slot, device == "cpu" ? make_cpu_backend(0) : make_reference_backend());
+      LONGHAUL_ASSIGN(ChosenDevice chosen, choose_device(device, 0));
+      slot = std::move(chosen.backend);
     }
     return slot;
   }

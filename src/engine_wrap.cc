@@ -161,7 +161,9 @@ Napi::Value EngineWrap::model(const Napi::CallbackInfo& info) {
   if (!loaded_) throw to_js_error(env, invalid_argument("the model is not loaded yet"));
   Napi::Object object = to_js(env, engine(env).config());
   object.Set("dtype", name_of(engine(env).weights_dtype()));
-  object.Set("device", engine(env).device_description());
+  object.Set("device", engine(env).device_name());
+  object.Set("deviceDescription", engine(env).device_description());
+  object.Set("deviceNote", engine(env).device_note());
   return object;
 }
 

@@ -345,8 +345,8 @@ describe("kernels with wrong arguments", () => {
     ],
     [
       "an unknown device",
-      () => kernels.rmsNorm({ x: random(2), weight: random(2) }, { device: "cuda" as never }),
-      /^device must be one of auto, cpu, reference, got "cuda"/,
+      () => kernels.rmsNorm({ x: random(2), weight: random(2) }, { device: "gpu" as never }),
+      /^device must be one of auto, cpu, cuda, cuda:N, reference, got "gpu"/,
     ],
   ];
 

@@ -16,7 +16,7 @@ export async function run(values: Arguments): Promise<void> {
     binary: findBinary(),
     cpu: { model: cpus()[0]?.model.trim() ?? "unknown", cores: availableParallelism() },
     devices,
-    gpu: { usable: cuda.available, present: nvidiaGpus(), reason: cuda.reason },
+    gpu: { usable: cuda.available, present: nvidiaGpus(), ...(cuda.available ? {} : { reason: cuda.reason }) },
     memory: { total: totalmem(), free: freemem() },
   };
   if (values.flag("json")) return printJson(report);
@@ -28,7 +28,7 @@ export async function run(values: Arguments): Promise<void> {
     ["binary", binary === null ? "unknown" : `${binary.path} (${binary.variant})`],
     ["CPU", `${cpu.model}, ${cpu.cores} usable cores`],
     ["memory", `${formatBytes(memory.free)} free of ${formatBytes(memory.total)}`],
-    ["GPU", `${found}; not used: ${gpu.reason}`],
+    ["GPU", cuda.available ? found : `${found}; not used: ${cuda.reason}`],
     ...devices.map(({ name, available, description }) => [
       `device ${name}`,
       available ? description : `not usable: ${description}`,

@@ -1,8 +1,8 @@
+import { DEVICES, type DeviceName, requireDevice } from "../device.js";
 import { WINDOW_UNITS } from "../episodes/windows.js";
 import { POLICIES, parseBytes } from "../memory.js";
 import { type Arguments, type OptionSpecs, UsageError } from "./arguments.js";
 
-const DEVICES = ["auto", "cpu", "reference"] as const;
 const LEVELS = ["pair", "head"] as const;
 
 export const helpOption: OptionSpecs = {
@@ -14,7 +14,12 @@ export const jsonOption: OptionSpecs = {
 };
 
 export const engineOptions: OptionSpecs = {
-  device: { type: "string", value: DEVICES.join("|"), help: "what computes; default auto", group: "Engine" },
+  device: {
+    type: "string",
+    value: "DEVICE",
+    help: `what computes: ${DEVICES}; default auto`,
+    group: "Engine",
+  },
   threads: {
     type: "string",
     value: "N",
@@ -150,7 +155,7 @@ const EPISODE_OPTIONS = ["episodes", "windows", "window-size", "representatives"
 /** The options of `Engine.load`. */
 export function readEngineOptions(values: Arguments) {
   return defined({
-    device: values.choice("device", DEVICES),
+    device: readDevice(values),
     threads: values.integer("threads", 1),
     kvBytes: readBytes(values, "kv-bytes"),
   });
@@ -210,6 +215,15 @@ function readEpisodes(values: Arguments) {
   const [min, max] = [Number(range[1]), Number(range[2])];
   if (min >= 1 && min <= max) return { min, max };
   throw new UsageError(`--episodes must be a number or a range such as 2-6, got "${range[0]}"`);
+}
+
+function readDevice(values: Arguments): DeviceName | undefined {
+  const name = values.text("device");
+  try {
+    return name === undefined ? undefined : requireDevice(name);
+  } catch (error) {
+    throw new UsageError(`--${(error as Error).message}`, { cause: error });
+  }
 }
 
 function readBytes(values: Arguments, option: string): number | undefined {

@@ -1,10 +1,11 @@
+import { type DeviceName, requireDevice } from "../device.js";
 import { invalidOption, LonghaulError, requireInteger, requireOneOf } from "../errors.js";
 import { fromNative, type KernelInputs, type KernelOutputs, nativeAddon } from "../native.js";
 
 /** Where a kernel runs. */
 export interface KernelOptions {
-  /** "auto" (default) is the best device there is; "reference" computes in double precision. */
-  readonly device?: "auto" | "cpu" | "reference";
+  /** Default "auto". */
+  readonly device?: DeviceName;
 }
 
 /** A matrix [rows, cols] of weights. The bits of bf16 and f16 numbers come in a Uint16Array. */
@@ -21,11 +22,11 @@ type ArrayType = Float32ArrayConstructor | Float64ArrayConstructor | Int32ArrayC
 export async function callKernel(
   op: string,
   inputs: KernelInputs,
-  { device = "auto" }: KernelOptions = {},
+  { device }: KernelOptions = {},
 ): Promise<KernelOutputs> {
-  const known = requireOneOf("device", device, ["auto", "cpu", "reference"]);
+  const known = requireDevice(device);
   try {
-    return await nativeAddon().runKernel(op, known === "auto" ? "cpu" : known, inputs);
+    return await nativeAddon().runKernel(op, known, inputs);
   } catch (error) {
     throw fromNative(error);
   }

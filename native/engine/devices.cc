@@ -21,8 +21,8 @@ Registry& registry() {
   return registry;
 }
 
-Status no_such_device(const std::string& name) {
-  return unsupported("there is no device '" + name + "' in this build");
+Status no_such_device() {
+  return unsupported("this build knows no such device");
 }
 
 Result<const DeviceFamily*> find_family(const std::string& name) {
@@ -32,7 +32,7 @@ Result<const DeviceFamily*> find_family(const std::string& name) {
     if (found != registry().families.end()) return found->second;
   }
   if (name == kCuda) return open_cuda_library();
-  return no_such_device(name);
+  return no_such_device();
 }
 
 // The number behind the colon; 0 without one, -1 when it is none.
@@ -44,23 +44,29 @@ int index_of(const std::string& name, size_t colon) {
   return error == std::errc() && stopped == end ? index : -1;
 }
 
+Result<std::unique_ptr<Backend>> open_member(const std::string& name) {
+  const size_t colon = name.find(':');
+  const int index = index_of(name, colon);
+  if (index < 0) return no_such_device();
+  LONGHAUL_ASSIGN(const DeviceFamily* family, find_family(name.substr(0, colon)));
+  return family->open(index);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Backend>> open_device(const std::string& name, int threads) {
   if (name == "cpu") return make_cpu_backend(threads);
   if (name == "reference") return make_reference_backend();
-  const size_t colon = name.find(':');
-  const int index = index_of(name, colon);
-  if (index < 0) return no_such_device(name);
-  LONGHAUL_ASSIGN(const DeviceFamily* family, find_family(name.substr(0, colon)));
-  return family->open(index);
+  Result<std::unique_ptr<Backend>> backend = open_member(name);
+  if (backend.ok()) return backend;
+  return Status(backend.status().code(), "device '" + name + "': " + backend.status().message());
 }
 
 Result<ChosenDevice> choose_device(const std::string& name, int threads) {
   ChosenDevice chosen;
   std::string wanted = name;
   if (name == "auto") {
-    Result<std::unique_ptr<Backend>> gpu = open_device(kCuda, threads);
+    Result<std::unique_ptr<Backend>> gpu = open_member(kCuda);
     if (gpu.ok()) {
       chosen.backend = std::move(gpu.value());
       return chosen;

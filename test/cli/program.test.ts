@@ -115,7 +115,7 @@ describe("info", () => {
     expect(code).toBe(0);
     expect(stdout).toMatch(/^longhaul +0\.1\.0 on Node \d+/m);
     expect(stdout).toMatch(/^binary +\/.*\.node \((built here|prebuilt)\)$/m);
-    expect(stdout).toMatch(/^GPU .*not used: this build has no CUDA core$/m);
+    expect(stdout).toMatch(/^GPU +\S.*$/m);
     expect(stdout).toMatch(/^device cpu +\w+, \d+ threads?$/m);
   });
 
@@ -124,8 +124,10 @@ describe("info", () => {
     expect(stderr).toBe("");
     const report = JSON.parse(stdout);
     expect(report.version).toBe("0.1.0");
-    expect(report.gpu.usable).toBe(false);
-    expect(report.devices.map((device: { name: string }) => device.name)).toEqual(["cpu", "reference"]);
+    const names = report.devices.map((device: { name: string }) => device.name);
+    expect(names.slice(0, 2)).toEqual(["cpu", "reference"]);
+    expect(names[2]).toBe(report.gpu.usable ? "cuda:0" : "cuda");
+    if (!report.gpu.usable) expect(report.gpu.reason).toBe(report.devices[2].description);
   });
 });
 
