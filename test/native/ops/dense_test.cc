@@ -22,12 +22,20 @@ struct GemmCase {
   Array bias;
   Array out;
   bool accumulate = false;
+  RowRole role = RowRole::kBlock;
 };
 
+constexpr RowRole kRoles[] = {RowRole::kBlock, RowRole::kDecode};
+
+const char* name_of_role(RowRole role) {
+  return role == RowRole::kBlock ? "block" : "decode";
+}
+
+// Rows of x are `gap` elements apart: 5 misses every alignment, whole_lines(cols) none.
 GemmCase gemm_case(Random& random, DType weights, DType activation, DType out, int64_t rows, int64_t outputs,
-                   int64_t cols) {
+                   int64_t cols, int64_t gap = 5) {
   GemmCase c;
-  c.x = Array::normal(random, activation, {rows, cols}, 5);
+  c.x = Array::normal(random, activation, {rows, cols}, gap);
   const int64_t first = outputs / 2;
   if (first > 0) c.weights.push_back(Array::normal(random, weights, {first, cols}));
   c.weights.push_back(Array::normal(random, weights, {outputs - first, cols}));
@@ -35,10 +43,15 @@ GemmCase gemm_case(Random& random, DType weights, DType activation, DType out, i
   return c;
 }
 
+// The gap behind `cols` elements that lets every row start at a multiple of 64 bytes.
+int64_t whole_lines(int64_t cols) {
+  return (cols + 31) / 32 * 32 - cols;
+}
+
 GemmCase run_gemm(Device& device, GemmCase c) {
   const Weight weight = device.pack(c.weights);
   Placement p(device);
-  GemmArgs args{p.in(c.x), &weight, p.in(c.bias), p.out(c.out), c.accumulate};
+  GemmArgs args{p.in(c.x), &weight, p.in(c.bias), p.out(c.out), c.accumulate, c.role};
   EXPECT_OK(
       run(device.backend(), device.stream(), args, p.workspace(device.backend().ops().gemm_workspace(args))));
   p.finish();
@@ -92,13 +105,15 @@ TEST_P(DenseAgainstReference, GemmMatches) {
     const DType act = activation(weights);
     for (const auto& [rows, outputs, cols] : shapes) {
       for (DType out : {DType::kF32, act}) {
-        for (int variant = 0; variant < 4; ++variant) {
-          SCOPED_TRACE(std::string(name_of(weights)) + " " + std::to_string(rows) + "x" +
-                       std::to_string(outputs) + "x" + std::to_string(cols) + " variant " +
-                       std::to_string(variant));
-          GemmCase c = gemm_case(random, weights, act, out, rows, outputs, cols);
+        for (int variant = 0; variant < 8; ++variant) {
+          GemmCase c = gemm_case(random, weights, act, out, rows, outputs, cols,
+                                 variant % 4 < 2 ? 5 : whole_lines(cols));
           if (variant % 2 == 1) c.bias = Array::normal(random, DType::kF32, {outputs});
-          c.accumulate = variant >= 2;
+          c.accumulate = variant % 4 == 1 || variant % 4 == 2;
+          c.role = kRoles[variant / 4];
+          SCOPED_TRACE(std::string(name_of(weights)) + " " + std::to_string(rows) + "x" +
+                       std::to_string(outputs) + "x" + std::to_string(cols) + " " + name_of_role(c.role) +
+                       " variant " + std::to_string(variant));
           expect_gemm(run_gemm(device(), c), run_gemm(reference(), c), c);
         }
       }
@@ -106,19 +121,36 @@ TEST_P(DenseAgainstReference, GemmMatches) {
   }
 }
 
+// Wide enough for every tile that a table of shapes may hold.
+TEST_P(DenseAgainstReference, GemmOfWideWeights) {
+  for (DType weights : {DType::kF32, DType::kBf16}) {
+    const DType act = activation(weights);
+    GemmCase block = gemm_case(random, weights, act, act, 130, 1100, 40, whole_lines(40));
+    expect_gemm(run_gemm(device(), block), run_gemm(reference(), block), block);
+    GemmCase decode = gemm_case(random, weights, act, DType::kF32, 2, 12300, 40, whole_lines(40));
+    decode.role = RowRole::kDecode;
+    expect_gemm(run_gemm(device(), decode), run_gemm(reference(), decode), decode);
+  }
+}
+
 TEST_P(DenseTest, GemmRowsDoNotSeeEachOther) {
   for (DType weights : kWeightTypes) {
-    const DType act = activation(weights);
-    const GemmCase all = gemm_case(random, weights, act, act, 64, 40, 172);
-    const GemmCase done = run_gemm(device(), all);
-    for (int64_t rows : {1, 2, 7, 31}) {
-      const int64_t first = 64 - rows;
-      GemmCase some = gemm_case(random, weights, act, act, rows, 40, 172);
-      some.weights = all.weights;
-      for (int64_t i = 0; i < some.x.size(); ++i) some.x.set(i, all.x.get(first * 172 + i));
-      const GemmCase alone = run_gemm(device(), some);
-      for (int64_t i = 0; i < alone.out.size(); ++i) {
-        ASSERT_EQ(alone.out.get(i), done.out.get(first * 40 + i)) << name_of(weights) << " " << rows << " rows";
+    for (RowRole role : kRoles) {
+      const DType act = activation(weights);
+      GemmCase all = gemm_case(random, weights, act, act, 64, 40, 172);
+      all.role = role;
+      const GemmCase done = run_gemm(device(), all);
+      for (int64_t rows : {1, 2, 7, 31}) {
+        const int64_t first = 64 - rows;
+        GemmCase some = gemm_case(random, weights, act, act, rows, 40, 172);
+        some.role = role;
+        some.weights = all.weights;
+        for (int64_t i = 0; i < some.x.size(); ++i) some.x.set(i, all.x.get(first * 172 + i));
+        const GemmCase alone = run_gemm(device(), some);
+        for (int64_t i = 0; i < alone.out.size(); ++i) {
+          ASSERT_EQ(alone.out.get(i), done.out.get(first * 40 + i))
+              << name_of(weights) << " " << name_of_role(role) << " " << rows << " rows";
+        }
       }
     }
   }
