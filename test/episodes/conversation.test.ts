@@ -205,6 +205,18 @@ describe("a conversation in episodes", () => {
     expect(third.messages).toHaveLength(14);
   });
 
+  it("embeds a long history without a warning about listeners", async () => {
+    const warnings: Error[] = [];
+    const listen = (warning: Error) => warnings.push(warning);
+    process.on("warning", listen);
+    const { signal } = new AbortController();
+    const texts = dialogue.questions.map(({ question }) => question);
+    expect(await engine.embed(texts, { signal })).toHaveLength(texts.length);
+    await new Promise((resolve) => setImmediate(resolve));
+    process.off("warning", listen);
+    expect([texts.length > 11, warnings]).toEqual([true, []]);
+  });
+
   it("gives layers what their budget is", async () => {
     const layers = { similarity: [1, 0.5, 0.7], alpha: 1 };
     await using conversation = await engine.conversation({ memory: { ...epicache, layers } });
