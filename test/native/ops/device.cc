@@ -5,6 +5,8 @@
 
 #if defined(LONGHAUL_EMULATOR)
 #include "emulated/emulated_devices.h"
+#elif defined(LONGHAUL_HARDWARE)
+#include "engine/devices.h"
 #else
 #include "cpu/cpu_features.h"
 #endif
@@ -27,6 +29,16 @@ Result<std::unique_ptr<Backend>> make_tested_backend(const std::string& name, in
 
 std::vector<std::string> tested_names() {
   return {kSm80, kSm90};
+}
+
+#elif defined(LONGHAUL_HARDWARE)
+
+Result<std::unique_ptr<Backend>> make_tested_backend(const std::string& name, int threads) {
+  return open_device(name, threads);
+}
+
+std::vector<std::string> tested_names() {
+  return {"cuda"};
 }
 
 #else
@@ -74,7 +86,7 @@ std::vector<std::string> Device::tested() {
 
 std::vector<std::string> Device::all() {
   std::vector<std::string> names = tested();
-#if !defined(LONGHAUL_EMULATOR)
+#if !defined(LONGHAUL_EMULATOR) && !defined(LONGHAUL_HARDWARE)
   names.insert(names.begin(), "reference");  // tested once is enough
 #endif
   return names;

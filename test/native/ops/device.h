@@ -13,7 +13,8 @@
 namespace longhaul::testing {
 
 // One tested table of operations. The CPU backend counts once for each instruction set this machine has. In the
-// program built for the emulator the CUDA backend is tested, as a GPU of sm_80 and as one of sm_90.
+// program built for the emulator the CUDA backend is tested, as a GPU of sm_80 and as one of sm_90; in the
+// program built for hardware it is the first GPU.
 class Device {
  public:
   // "reference", "cpu_avx2", ... Threads matter to the CPU backend only.

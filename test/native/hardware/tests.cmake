@@ -1,0 +1,7 @@
+# Programs that test the CUDA backend on the first GPU of this machine; scripts/gpu-check.mjs runs them.
+file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/ops/*.cc)
+add_executable(ops_gpu_test ${sources})
+target_include_directories(ops_gpu_test PRIVATE ${CMAKE_SOURCE_DIR}/test/native ${CMAKE_CURRENT_SOURCE_DIR}/ops)
+target_link_libraries(ops_gpu_test PRIVATE longhaul_engine GTest::gtest GTest::gtest_main)
+target_compile_definitions(ops_gpu_test PRIVATE LONGHAUL_HARDWARE=1)
+longhaul_beside_cuda_library(ops_gpu_test)
