@@ -37,6 +37,7 @@ __device__ __forceinline__ uint32_t bits_of(Pair pair) {
 
 // What the tensor cores multiply, and the conversion of two f32 to it.
 struct Bf16Matrix {
+  static constexpr bool kIsBf16 = true;
   static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
                                                   uint32_t b1) {
     ptx::mma_m16n8k16_bf16(d, a, b0, b1);
@@ -47,6 +48,7 @@ struct Bf16Matrix {
   static __device__ __forceinline__ uint32_t from_bf16(uint32_t pair) { return pair; }
 };
 struct F16Matrix {
+  static constexpr bool kIsBf16 = false;
   static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
                                                   uint32_t b1) {
     ptx::mma_m16n8k16_f16(d, a, b0, b1);

@@ -52,4 +52,21 @@ __device__ __forceinline__ void load_queries(MatrixTile<kRows, kDim>& to, const 
   });
 }
 
+// As load_queries, but without waiting where the rows need no conversion: they are there after the thread's
+// copies have arrived and a barrier.
+template <class Matrix, int kThreads, int kRows, int kDim>
+__device__ __forceinline__ void fetch_queries(MatrixTile<kRows, kDim>& to, const RowTensor& q,
+                                              const QueryTile& tile, int32_t dim, int thread) {
+  if (!Matrix::kIsBf16 || !q.whole_chunks) return load_queries<Matrix, kThreads>(to, q, tile, dim, thread);
+  constexpr int kChunks = MatrixTile<kRows, kDim>::kChunks;
+#pragma unroll 4
+  for (int i = thread; i < kRows * kChunks; i += kThreads) {
+    const int row = i / kChunks;
+    const int chunk = i % kChunks;
+    const bool valid = row < tile.rows && chunk * 8 < dim;
+    const auto* from = at<const __nv_bfloat16>(q, tile.step_row(row), tile.step_head(row)) + chunk * 8;
+    ptx::cp_async16(to.at(row, chunk), valid ? from : q.data, valid);
+  }
+}
+
 }  // namespace longhaul::cuda

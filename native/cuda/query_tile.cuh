@@ -23,9 +23,9 @@ struct QueryTile {
   __device__ __forceinline__ int32_t step_head(int32_t row) const {
     return head * group + (first + row) % group;
   }
-  // Cache rows that the tile's row sees.
+  // Cache rows that the tile's row sees: all, when the queries are not in the cache (row_count 0).
   __device__ __forceinline__ int32_t visible(int32_t row) const {
-    return max(length - row_count + (first + row) / group + 1, 0);
+    return min(max(length - row_count + (first + row) / group + 1, 0), length);
   }
 };
 

@@ -154,6 +154,19 @@ TEST_P(ScoringAgainstReference, ScoresMatch) {
   }
 }
 
+TEST_P(ScoringAgainstReference, LongCachesMatch) {
+  for (DType type : {DType::kF32, DType::kBf16}) {
+    for (int32_t window : {0, 9}) {
+      ScoreCase c = score_case(random, {type, 48, {{2600, 1024, 1040, 30}}, 0}, 9, 3, type);
+      c.window = window;
+      c.ignore_last = 9 - window;
+      c.reduce = window == 0 ? ScoreReduce::kMax : ScoreReduce::kMean;
+      SCOPED_TRACE(std::string(name_of(type)) + " window " + std::to_string(window));
+      expect_scores(run_score(device(), c), run_score(reference(), c));
+    }
+  }
+}
+
 TEST_P(ScoringAgainstReference, HeadsWithNothingToScoreMatch) {
   ScoreCase c = score_case(random, {DType::kF32, 16, {{0, 4, 40}}, 0}, 4, 1, DType::kF32);
   c.window = 4;
