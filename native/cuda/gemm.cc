@@ -9,11 +9,11 @@
 namespace longhaul::cuda {
 namespace {
 
-// The largest power of two, 16 at most, that divides the address of every row.
+// The largest power of two, 16 at most, that divides the address of every row; of a single row as of many like
+// it.
 int row_alignment(const Tensor& t) {
-  const auto size = static_cast<int64_t>(size_of(t.dtype));
-  uint64_t bits = reinterpret_cast<uintptr_t>(t.data) | 16;
-  if (t.shape[0] > 1) bits |= static_cast<uint64_t>(t.stride[0] * size);
+  const int64_t bytes = t.stride[0] * static_cast<int64_t>(size_of(t.dtype));
+  const uint64_t bits = reinterpret_cast<uintptr_t>(t.data) | static_cast<uint64_t>(bytes) | 16;
   return static_cast<int>(bits & ~(bits - 1));
 }
 

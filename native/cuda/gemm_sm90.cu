@@ -148,9 +148,7 @@ cudaError_t tile_map(const void* data, int64_t stride, int rows, int cols, int b
 template <int kOutputs>
 cudaError_t launch_tiles(const GemmProblem& p, int multiprocessors, cudaStream_t stream) {
   TensorMap x, weight;
-  // A single row may be said to have any stride, but a map wants a multiple of 16 bytes.
-  const int64_t x_stride = p.out.rows > 1 ? p.x_stride : (p.cols + 7) / 8 * 8;
-  if (cudaError_t e = tile_map(p.x, x_stride, p.out.rows, p.cols, kRows, x); e != cudaSuccess) return e;
+  if (cudaError_t e = tile_map(p.x, p.x_stride, p.out.rows, p.cols, kRows, x); e != cudaSuccess) return e;
   if (cudaError_t e = tile_map(p.weight, p.pitch, p.out.outputs, p.cols, kOutputs, weight); e != cudaSuccess)
     return e;
   const Tiles tiles{(p.out.rows + kRows - 1) / kRows, (p.out.outputs + kOutputs - 1) / kOutputs,

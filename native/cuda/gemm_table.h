@@ -24,7 +24,9 @@ constexpr BlockRule kSm90Table[] = {{1025, BlockTile::kNarrow},
                                     {kAnyOutputs, BlockTile::kWide}};  // 128x128, 128x256
 constexpr BlockRule kSimtTable[] = {{2049, BlockTile::kNarrow},
                                     {kAnyOutputs, BlockTile::kWide}};  // 64x64, 128x128
-constexpr DecodeRule kDecodeTable[] = {{3072, {16, 1}}, {12288, {8, 1}}, {kAnyOutputs, {8, 2}}};
+// Sixteen warps a panel while there is hardly a panel for each multiprocessor; two panels a block where there
+// are plenty, so that x is read half as often.
+constexpr DecodeRule kDecodeTable[] = {{2113, {16, 1}}, {12288, {8, 1}}, {kAnyOutputs, {8, 2}}};
 
 template <int kRules>
 constexpr BlockTile tile_for(const BlockRule (&table)[kRules], int64_t outputs) {
