@@ -25,3 +25,7 @@ function(longhaul_emulated_suite room)
 endfunction()
 
 longhaul_emulated_suite(ops longhaul_reference)
+
+# Kernels by themselves, without the backend.
+file(GLOB cuda_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cuda/*.cc)
+longhaul_emulated_program(cuda_emulated_test SOURCES ${cuda_tests} ${CMAKE_CURRENT_SOURCE_DIR}/emulated/as_sm90.cc)
