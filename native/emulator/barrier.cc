@@ -19,7 +19,7 @@ void arrive(int id, int expected, const char* name) {
   barrier.expected = expected;
   barrier.where = name;
   ++barrier.arrived;
-  race_release(barrier.clock);
+  race_release(barrier.arriving);
 }
 
 void wait(int id, const char* name) {
@@ -29,7 +29,7 @@ void wait(int id, const char* name) {
   fiber.barrier = id;
   current_block->release_barriers();
   yield();
-  race_acquire(current_block->barriers[id].clock);
+  race_acquire(current_block->barriers[id].released);
 }
 
 }  // namespace
@@ -41,6 +41,7 @@ void Block::release_barriers() {
     const int expected = barrier.expected > 0 ? barrier.expected : live;
     if (barrier.arrived == 0 || barrier.arrived < expected) continue;
     barrier.arrived = 0;
+    barrier.released = barrier.arriving;
     ++barrier.generation;
     int* next = barrier.reduced[barrier.generation % 2];  // read by everybody before this release
     next[0] = next[1] = 0;

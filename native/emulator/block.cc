@@ -23,7 +23,7 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr size_t kStack = (kAddressSanitizer ? 256 : 64) << 10;
 constexpr unsigned char kPoison = 0xff;  // NaN as f32, bf16 and f16
-constexpr unsigned char kCanary = 0xa5;
+constexpr unsigned char kCanary = 0xfe;  // NaN as f16, huge as f32 and bf16: what is read there is loud too
 constexpr size_t kCanaryBytes = 512;
 
 // Readable and writable memory that ends in a page nobody can touch; `guard_first` puts one in front instead.

@@ -62,7 +62,10 @@ struct Barrier {
   const char* where = "";
   uint32_t generation = 0;
   int reduced[2][2] = {};  // true and false predicates of __syncthreads_*, for even and odd generations
-  Clock clock;
+  // What arrived threads have done. A thread resumes when others may already arrive for the next time, so what
+  // a release let through is kept apart.
+  Clock arriving;
+  Clock released;
 };
 
 struct Block {

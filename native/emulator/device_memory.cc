@@ -17,8 +17,8 @@ constexpr size_t kReserved = size_t{64} << 30;  // addresses, not memory
 constexpr size_t kAlignment = 256;
 constexpr size_t kPageBytes = size_t{2} << 20;  // protection changes page by page: few large ones are quick
 constexpr unsigned char kPoison = 0xff;
-constexpr unsigned char kCanary = 0xa5;
-constexpr size_t kCanaryBytes = 256;  // at least so much lies between two allocations
+constexpr unsigned char kCanary = 0xfe;  // NaN as f16, huge as f32 and bf16: what is read there is loud too
+constexpr size_t kCanaryBytes = 256;     // at least so much lies between two allocations
 
 struct Arena {
   unsigned char* base = nullptr;

@@ -15,6 +15,8 @@ void wake_waiters(const Mbarrier* barrier) {
 
 void end_phase_if_complete(Mbarrier* barrier) {
   if (barrier->arrivals_left > 0 || barrier->bytes != 0) return;
+  MbarrierClocks& clocks = mbarrier_clocks(barrier);
+  clocks.completed = clocks.arriving;
   barrier->phase ^= 1;
   barrier->arrivals_left = barrier->arrivals;
   wake_waiters(barrier);
@@ -28,7 +30,7 @@ void mbarrier_init(Mbarrier* barrier, int arrivals) {
 }
 
 void mbarrier_arrive(Mbarrier* barrier, int bytes) {
-  race_release(mbarrier_clock(barrier));
+  race_release(mbarrier_clocks(barrier).arriving);
   if (barrier->arrivals_left <= 0) fail("mbarrier: more arrivals than its count");
   barrier->bytes = barrier->bytes + bytes;
   --barrier->arrivals_left;
@@ -43,7 +45,7 @@ void mbarrier_complete_bytes(Mbarrier* barrier, int bytes) {
 bool mbarrier_test(Mbarrier* barrier, uint32_t parity) {
   land_bulk_copies(barrier);
   if (barrier->phase == parity) return false;
-  race_acquire(mbarrier_clock(barrier));
+  race_acquire(mbarrier_clocks(barrier).completed);
   return true;
 }
 

@@ -20,7 +20,7 @@ struct Box {
 std::vector<Box> loads;
 std::vector<Box> open_stores;
 std::vector<std::vector<Box>> store_groups;
-std::unordered_map<const void*, Clock> clocks;
+std::unordered_map<const void*, MbarrierClocks> clocks;
 
 int box_elements(const TensorMap& map) {
   int elements = 1;
@@ -94,7 +94,7 @@ uint32_t swizzled(uint32_t offset, int swizzle_bytes) {
   return chunks == 0 ? offset : offset ^ (offset >> 7 & (chunks - 1)) << 4;
 }
 
-Clock& mbarrier_clock(const void* barrier) {
+MbarrierClocks& mbarrier_clocks(const void* barrier) {
   return clocks[barrier];
 }
 
@@ -102,7 +102,7 @@ void bulk_copy_to_shared(void* target, const TensorMap& map, Mbarrier* barrier, 
   const Box box = make_box("bulk tensor load", map, target, barrier, coordinates);
   note_write(target, static_cast<size_t>(box.bytes));
   std::memset(target, 0xff, static_cast<size_t>(box.bytes));
-  race_release(mbarrier_clock(barrier));
+  race_release(mbarrier_clocks(barrier).arriving);
   loads.push_back(box);
   // Somebody may be waiting already, for the arrival that announced these bytes.
   current_block->wake_all(0, current_block->threads, [barrier](const Fiber& fiber) {

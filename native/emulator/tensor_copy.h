@@ -41,7 +41,11 @@ uint32_t shared_offset(const void* data);
 // Where a byte of a 128-, 64- or 32-byte swizzled tile lies.
 uint32_t swizzled(uint32_t offset, int swizzle_bytes);
 
-// The clock that orders what comes before arrivals on this mbarrier with what comes after its waits.
-Clock& mbarrier_clock(const void* barrier);
+// What came before the arrivals of the present phase of an mbarrier, and before those of the last complete one.
+struct MbarrierClocks {
+  Clock arriving;
+  Clock completed;
+};
+MbarrierClocks& mbarrier_clocks(const void* barrier);
 
 }  // namespace longhaul::emulator

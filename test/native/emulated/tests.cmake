@@ -29,3 +29,19 @@ longhaul_emulated_suite(ops longhaul_reference)
 # Kernels by themselves, without the backend.
 file(GLOB cuda_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cuda/*.cc)
 longhaul_emulated_program(cuda_emulated_test SOURCES ${cuda_tests} ${CMAKE_CURRENT_SOURCE_DIR}/emulated/as_sm90.cc)
+
+# Programs with kernels of their own: those are compiled like the kernels of native/cuda.
+function(longhaul_emulated_kernels)
+  set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
+                              "-O2;-g1;-fno-math-errno;-Wno-unknown-pragmas;${LONGHAUL_RACE_FLAGS}")
+endfunction()
+
+# The test of the tests chooses schedules itself.
+file(GLOB planted CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/planted/*.cc)
+file(GLOB planted_kernels CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/planted/*.cu)
+longhaul_emulated_kernels(${planted_kernels})
+add_executable(planted_test ${planted} ${planted_kernels})
+target_include_directories(planted_test PRIVATE ${CMAKE_SOURCE_DIR}/test/native)
+target_link_libraries(planted_test PRIVATE longhaul_cuda_emulated GTest::gtest GTest::gtest_main)
+add_dependencies(emulated_tests planted_test)
+gtest_discover_tests(planted_test DISCOVERY_MODE PRE_TEST PROPERTIES LABELS emulator)
