@@ -53,7 +53,9 @@ extern "C" __attribute__((noinline)) Status fixed_prefill(Run& run) {
 extern "C" __attribute__((noinline)) Status fixed_decode(Run& run) {
   for (int32_t i = 0; i < kDecode; ++i) {
     LONGHAUL_ASSIGN(Tensor logits, run.model->logits(run.full->last_row(), 1));
-    LONGHAUL_ASSIGN(int32_t token, run.sampler->draw(logits, {.temperature = 0}));
+    LONGHAUL_TRY(run.sampler->draw(logits, {.temperature = 0}));
+    LONGHAUL_TRY(run.full->settle());
+    int32_t token = run.sampler->drawn();
     run.answer.push_back(token);
     LONGHAUL_TRY(run.full->extend(std::span(&token, 1)));
   }

@@ -1,6 +1,25 @@
 #include "core/backend.h"
 
+#include <vector>
+
 namespace longhaul {
+namespace {
+
+// Where device memory is host memory there is nothing to wait for.
+class Download final : public Readback {
+ public:
+  Download(Backend& backend, size_t bytes) : backend_(backend), bytes_(bytes) {}
+  Status fetch(Stream& stream, const void* device) override {
+    return backend_.download(stream, bytes_.data(), device, bytes_.size());
+  }
+  const void* data() const override { return bytes_.data(); }
+
+ private:
+  Backend& backend_;
+  std::vector<char> bytes_;
+};
+
+}  // namespace
 
 Buffer::~Buffer() {
   if (data_ == nullptr) return;
@@ -17,6 +36,10 @@ Result<Buffer> Backend::allocate(size_t bytes, MemoryUse use) {
 
 Status Backend::cannot_allocate(size_t bytes) const {
   return out_of_memory("device '" + name() + "' cannot allocate " + std::to_string(bytes) + " bytes");
+}
+
+Result<std::unique_ptr<Readback>> Backend::make_readback(size_t bytes) {
+  return std::unique_ptr<Readback>(std::make_unique<Download>(*this, bytes));
 }
 
 Status Backend::begin_capture(Stream&) {

@@ -66,6 +66,15 @@ class Stream {
   virtual Status synchronize() = 0;
 };
 
+// Takes bytes from the device without waiting for them.
+class Readback {
+ public:
+  virtual ~Readback() = default;
+  // In the order of the stream; data() holds the bytes after its next synchronize(). One at a time.
+  virtual Status fetch(Stream& stream, const void* device) = 0;
+  virtual const void* data() const = 0;
+};
+
 // Scratch memory of the caller, in device memory, sized by the op's `*_workspace` query.
 struct Workspace {
   void* data = nullptr;
@@ -101,6 +110,9 @@ class Backend {
   virtual Status upload(Stream& stream, void* device, const void* host, size_t bytes) = 0;
   // Waits for all queued work; `host` holds the bytes when the call returns.
   virtual Status download(Stream& stream, void* host, const void* device, size_t bytes) = 0;
+
+  // Of `bytes` bytes. Must not be freed between fetch and synchronize.
+  virtual Result<std::unique_ptr<Readback>> make_readback(size_t bytes);
 
   // Whether recording ops saves time here. Between begin_capture and end_capture ops are recorded, not run, and
   // nothing else may be called on the stream. When an op fails in between, end_capture must still be called.

@@ -6,6 +6,7 @@
 #include "cuda/graph.h"
 #include "cuda/ops.h"
 #include "cuda/pack.h"
+#include "cuda/readback.h"
 #include "cuda/staging.h"
 #include "cuda/weight_layout.h"
 
@@ -59,6 +60,11 @@ class CudaBackend final : public Backend {
           health_.check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, handle), "downloading"));
     }
     return stream.synchronize();
+  }
+
+  Result<std::unique_ptr<Readback>> make_readback(size_t bytes) override {
+    LONGHAUL_TRY(use());
+    return cuda::make_readback(health_, bytes);
   }
 
   bool can_capture() const override { return true; }

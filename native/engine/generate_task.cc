@@ -67,7 +67,9 @@ Result<bool> GenerateTask::answer_step(Engine& engine, Sequence& sequence) {
   LONGHAUL_ASSIGN(const Tensor logits, engine.model().logits(sequence.last_row(), 1));
   SampleParams params = options_.params;
   params.position = static_cast<uint64_t>(sequence.tokens_seen());
-  LONGHAUL_ASSIGN(const int32_t token, engine.sampler().draw(logits, params));
+  LONGHAUL_TRY(engine.sampler().draw(logits, params));
+  LONGHAUL_TRY(sequence.settle());  // the one wait of a step
+  const int32_t token = engine.sampler().drawn();
   sequence.pending = token;
   ++drawn_;
   engine.tell({.task = id, .kind = EventKind::kTokens, .tokens = {token}});

@@ -1,5 +1,6 @@
 #include "engine/sampler.h"
 
+#include <cstring>
 #include <vector>
 
 #include "core/arena.h"
@@ -19,6 +20,7 @@ Result<std::unique_ptr<Sampler>> Sampler::create(Backend& backend, Stream& strea
   };
   LONGHAUL_ASSIGN(sampler->buffer_, backend.allocate(lay_out(Arena()), MemoryUse::kWorkspace));
   lay_out(Arena(sampler->buffer_));
+  LONGHAUL_ASSIGN(sampler->drawn_, backend.make_readback(sizeof(int32_t)));
   return sampler;
 }
 
@@ -28,7 +30,7 @@ Status Sampler::start(std::span<const int32_t> tokens) {
   return backend_.upload(stream_, seen_.data, mask.data(), mask.size());
 }
 
-Result<int32_t> Sampler::draw(const Tensor& logits, const SampleParams& params) {
+Status Sampler::draw(const Tensor& logits, const SampleParams& params) {
   LONGHAUL_TRY(backend_.upload(stream_, params_.data, &params, sizeof params));
   LONGHAUL_TRY(run(backend_, stream_,
                    SampleArgs{.logits = logits,
@@ -36,9 +38,12 @@ Result<int32_t> Sampler::draw(const Tensor& logits, const SampleParams& params) 
                               .seen = params.repetition_penalty != 1 ? seen_ : Tensor(),
                               .ids = id_},
                    workspace_));
-  LONGHAUL_TRY(stream_.synchronize());
+  return drawn_->fetch(stream_, id_.data);
+}
+
+int32_t Sampler::drawn() const {
   int32_t id = 0;
-  LONGHAUL_TRY(backend_.download(stream_, &id, id_.data, sizeof id));
+  std::memcpy(&id, drawn_->data(), sizeof id);
   return id;
 }
 

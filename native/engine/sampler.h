@@ -15,8 +15,10 @@ class Sampler {
   // Forgets which tokens were seen, then marks `tokens`: the repetition penalty falls on them.
   Status start(std::span<const int32_t> tokens);
 
-  // One row of logits, [1, vocab] f32 in device memory.
-  Result<int32_t> draw(const Tensor& logits, const SampleParams& params);
+  // From one row of logits, [1, vocab] f32 in device memory. drawn() is the token after the stream's next
+  // synchronize().
+  Status draw(const Tensor& logits, const SampleParams& params);
+  int32_t drawn() const;
 
  private:
   Sampler(Backend& backend, Stream& stream) : backend_(backend), stream_(stream) {}
@@ -28,6 +30,7 @@ class Sampler {
   Tensor id_;      // [1] i32
   Tensor params_;  // [sizeof(SampleParams)] u8
   Workspace workspace_;
+  std::unique_ptr<Readback> drawn_;  // id_
 };
 
 }  // namespace longhaul

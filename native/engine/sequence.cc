@@ -55,7 +55,7 @@ Result<std::unique_ptr<Sequence>> Sequence::create(Transformer& model, PagePool&
 }
 
 Status Sequence::admit(int64_t tokens) {
-  if (!damage_.ok()) return damage_;
+  LONGHAUL_TRY(settled());
   const int64_t end = tokens_seen_ + (pending ? 1 : 0) + tokens;
   if (end > model_.config().max_positions) {
     return invalid_argument("position " + std::to_string(end) + " is past the model's " +
@@ -82,7 +82,9 @@ Status Sequence::admit(int64_t tokens) {
 }
 
 Status Sequence::give_back() {
-  if (!damage_.ok() || policy_.bounded()) return Status();
+  if (!damage_.ok()) return Status();
+  LONGHAUL_TRY(settled());
+  if (policy_.bounded()) return Status();
   const KvGeometry& geometry = pool_.geometry();
   return cache_->shrink(int64_t{geometry.layers} * geometry.kv_heads * pages_for(tokens_seen_));
 }
@@ -120,9 +122,26 @@ Status Sequence::evict_tail(PassObserver* observer) {
   return Status();
 }
 
+Status Sequence::broken(const Status& status) {
+  damage_ =
+      Status(status.code(), "this conversation's cache broke in a failed pass and cannot be used any more: " +
+                                status.message());
+  return status;
+}
+
+Status Sequence::settle() {
+  const Status status = cache_->settle();
+  return status.ok() ? status : broken(status);
+}
+
+Status Sequence::settled() {
+  if (damage_.ok() && cache_->collecting()) return settle();
+  return damage_;
+}
+
 Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict,
                       PassObserver* observer) {
-  if (!damage_.ok()) return damage_;
+  LONGHAUL_TRY(settled());
   LONGHAUL_ASSERT(static_cast<int64_t>(tokens.size()) <= policy_.block);
   pass_tokens_.assign(tokens.begin(), tokens.end());
   pass_tokens_.insert(pass_tokens_.end(), observers.begin(), observers.end());
@@ -147,12 +166,9 @@ Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> 
     // The engine would survive it, but this sequence's layers disagree as after any other failure.
     status = out_of_memory("the process has no memory left");
   }
-  if (!status.ok()) {
-    damage_ =
-        Status(status.code(), "this conversation's cache broke in a failed pass and cannot be used any more: " +
-                                  status.message());
-    return status;
-  }
+  // One row is a decode step: what is queued behind it, the draw, waits for both.
+  if (status.ok() && pass_tokens_.size() != 1) status = cache_->settle();
+  if (!status.ok()) return broken(status);
   last_row_ = static_cast<int64_t>(tokens.size()) - 1;
   tokens_seen_ = end;
   recent_.insert(recent_.end(), tokens.begin(), tokens.end());
@@ -162,7 +178,7 @@ Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> 
 }
 
 Status Sequence::truncate(int64_t rows) {
-  if (!damage_.ok()) return damage_;
+  LONGHAUL_TRY(settled());
   if (rows < 0 || rows > tail_rows_) {
     return invalid_argument("cannot forget " + std::to_string(rows) + " tokens: " + std::to_string(tail_rows_) +
                             " came after the last eviction");
@@ -175,6 +191,7 @@ Status Sequence::truncate(int64_t rows) {
 }
 
 Result<SequenceMemory> Sequence::memory() {
+  if (cache_->collecting()) LONGHAUL_TRY(settle());
   LONGHAUL_ASSIGN(std::vector<int32_t> rows, cache_->lengths());
   return SequenceMemory{.tokens_seen = tokens_seen_,
                         .tail_rows = tail_rows_,

@@ -52,6 +52,10 @@ class Sequence {
   // Forgets the newest `rows` rows; only the tail can be forgotten.
   Status truncate(int64_t rows);
 
+  // Waits for the last pass. One over a single token is only queued: its failure, and what it did to the
+  // memory, are known after this, which every other call does first.
+  Status settle();
+
   // Row of the last token of the last pass, for Transformer::logits.
   int64_t last_row() const { return last_row_; }
 
@@ -65,6 +69,9 @@ class Sequence {
   Sequence(Transformer& model, PagePool& pool, MemoryPolicy policy)
       : model_(model), pool_(pool), policy_(std::move(policy)) {}
 
+  Status broken(const Status& status);
+  // Ok when there is no damage and nothing under way.
+  Status settled();
   Status pass(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict,
               PassObserver* observer);
 

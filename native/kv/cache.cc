@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "core/arena.h"
 
@@ -23,11 +24,14 @@ Result<std::unique_ptr<SequenceCache>> SequenceCache::create(Backend& backend, S
   };
   LONGHAUL_ASSIGN(cache->tables_, backend.allocate(lay_out(Arena()), MemoryUse::kTables));
   lay_out(Arena(cache->tables_));
+  LONGHAUL_ASSIGN(cache->height_, backend.make_readback(2 * sizeof(int32_t)));
   LONGHAUL_TRY(cache->grow(pages));
   return cache;
 }
 
 SequenceCache::~SequenceCache() {
+  // Nothing may be on its way into memory that is freed; a failure was, or will be, told to somebody who waits.
+  if (collecting_) static_cast<void>(settle());
   pool_->account(used_pages_, 0, used_pages_);
   pool_->release(reserved_);
 }
@@ -82,14 +86,23 @@ CacheView SequenceCache::view(int32_t layer, int32_t row_begin, int32_t row_coun
           .row_count = row_count};
 }
 
+Status SequenceCache::collect() {
+  collecting_ = true;
+  return height_->fetch(*stream_, free_count_.data);
+}
+
 Status SequenceCache::settle() {
+  if (!collecting_) LONGHAUL_TRY(collect());
+  collecting_ = false;
+  LONGHAUL_TRY(stream_->synchronize());
   std::array<int32_t, 2> count;
-  LONGHAUL_TRY(backend_->download(*stream_, count.data(), free_count_.data, sizeof count));
+  std::memcpy(count.data(), height_->data(), sizeof count);
   const int64_t used = reserved_pages() - count[0];
   const int64_t most = reserved_pages() - count[1];
   pool_->account(used_pages_, used, most);
   used_pages_ = used;
   peak_pages_ = std::max(peak_pages_, most);
+  if (count[1] == count[0]) return Status();
   count[1] = count[0];
   return backend_->upload(*stream_, free_count_.data, count.data(), sizeof count);
 }
@@ -105,7 +118,7 @@ Status SequenceCache::truncate(int32_t rows) {
                                 .sequences = static_cast<int64_t>(views.size()),
                                 .kv_heads = pool_->geometry().kv_heads,
                                 .drop = rows}));
-  LONGHAUL_TRY(stream_->synchronize());
+  LONGHAUL_TRY(stream_->synchronize());  // before `device` goes
   rows_added_ -= rows;
   return settle();
 }

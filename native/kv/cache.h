@@ -45,8 +45,11 @@ class SequenceCache {
   // Every head gets `rows` rows with the next pass.
   void expect_rows(int64_t rows) { rows_added_ += rows; }
 
-  // Brings the stack's height to the host and tells the pool. After every pass.
+  // After every pass the stack's height is brought to the host and the pool told. collect() queues the copy,
+  // settle() waits for the stream and takes it; nothing else may be queued for this cache between them.
+  Status collect();
   Status settle();
+  bool collecting() const { return collecting_; }
 
   // Drops the newest `rows` rows of every head in every layer.
   Status truncate(int32_t rows);
@@ -77,6 +80,8 @@ class SequenceCache {
   int64_t used_pages_ = 0;
   int64_t peak_pages_ = 0;
   int64_t rows_added_ = 0;
+  std::unique_ptr<Readback> height_;  // free_count_ as it was collected
+  bool collecting_ = false;
 };
 
 }  // namespace longhaul

@@ -1,13 +1,18 @@
 #include "model/transformer.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
 
 namespace longhaul {
 namespace {
 
 // Sequences of one pass. Requests run one at a time for now; batching raises this.
 constexpr int64_t kMaxSegments = 1;
+
+// The shortest bound of a decode pass's heads: below it kernels cost the same.
+constexpr int64_t kLeastBucket = 256;
 
 }  // namespace
 
@@ -32,8 +37,11 @@ void Transformer::lay_out(Arena& arena, const PageArrays& pages, const PassLimit
   const DType act = backend_.activation_dtype(weights_.dtype);
   const int64_t q_width = config_.heads * config_.head_dim;
   const int64_t qkv_width = q_width + 2 * config_.kv_heads * config_.head_dim;
-  tokens_ = arena.take(DType::kI32, {rows});
-  positions_ = arena.take(DType::kI32, {rows});
+  Arena inputs;
+  inputs.take(DType::kU8, {kMaxSegments * config_.layers * static_cast<int64_t>(sizeof(CacheView))});
+  inputs.take(DType::kI32, {rows});
+  inputs.take(DType::kI32, {rows});
+  inputs_ = arena.take(DType::kU8, {static_cast<int64_t>(inputs.used())});
   cos_ = arena.take(DType::kF32, {rows, config_.head_dim / 2});
   sin_ = arena.take(DType::kF32, {rows, config_.head_dim / 2});
   residual_ = arena.take(DType::kF32, {rows, config_.hidden_size});
@@ -44,7 +52,6 @@ void Transformer::lay_out(Arena& arena, const PageArrays& pages, const PassLimit
   gate_up_ = arena.take(act, {rows, 2 * config_.intermediate_size});
   mlp_ = arena.take(act, {rows, config_.intermediate_size});
   logits_ = arena.take(DType::kF32, {kLogitRows, config_.vocab_size});
-  views_ = arena.take(DType::kU8, {config_.layers, kMaxSegments * static_cast<int64_t>(sizeof(CacheView))});
 
   const Ops& ops = backend_.ops();
   const LayerWeights& layer = weights_.layers.front();
@@ -89,6 +96,7 @@ Status Transformer::prepare(PagePool& pool, const PassLimits& wanted) {
   lay_out(measure, pool.arrays(), limits);
   Result<Buffer> scratch = backend_.allocate(measure.used(), MemoryUse::kWorkspace);
   if (scratch.ok()) {
+    recorded_.clear();  // they point into the old memory
     scratch_ = std::move(scratch.value());
     limits_ = limits;
   }
@@ -99,34 +107,80 @@ Status Transformer::prepare(PagePool& pool, const PassLimits& wanted) {
   return scratch.status();
 }
 
-Status Transformer::forward(PagePool& pool, std::span<const Segment> segments, PassObserver* observer) {
+Status Transformer::stage(std::span<const Segment> segments) {
   LONGHAUL_ASSERT(segments.size() <= kMaxSegments);
   int64_t rows = 0;
   int64_t most_rows = 1;
   pass_role_ = RowRole::kDecode;
-  std::vector<CacheView>& views = host_views_;
-  views.assign(static_cast<size_t>(config_.layers) * kMaxSegments, CacheView{});
-  for (size_t s = 0; s < segments.size(); ++s) {
-    const Segment& segment = segments[s];
+  for (const Segment& segment : segments) {
     const int32_t count = segment.rows + segment.observers;
     LONGHAUL_ASSERT(rows + count <= limits_.rows);
     segment.cache->expect_rows(count);
     most_rows = std::max(most_rows, segment.cache->most_rows());
     if (count != 1 || segment.evict) pass_role_ = RowRole::kBlock;
-    for (int32_t layer = 0; layer < config_.layers; ++layer) {
-      views[static_cast<size_t>(layer) * kMaxSegments + s] =
-          segment.cache->view(layer, static_cast<int32_t>(rows), count);
-    }
-    LONGHAUL_TRY(backend_.upload(*stream_, tokens_.slice(rows, count).data, segment.tokens.data(),
-                                 count * sizeof(int32_t)));
-    LONGHAUL_TRY(backend_.upload(*stream_, positions_.slice(rows, count).data, segment.positions.data(),
-                                 count * sizeof(int32_t)));
     rows += count;
   }
-  LONGHAUL_TRY(backend_.upload(*stream_, views_.data, views.data(), views.size() * sizeof(CacheView)));
   pass_rows_ = rows;
-  pass_length_ = static_cast<int32_t>(most_rows);
+  if (pass_role_ == RowRole::kDecode) {
+    most_rows = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max(most_rows, kLeastBucket))));
+  }
+  pass_length_ = static_cast<int32_t>(std::min(most_rows, std::max<int64_t>(limits_.head_rows, 1)));
 
+  // One upload brings all: views, then tokens, then positions.
+  const int64_t views_bytes = kMaxSegments * config_.layers * static_cast<int64_t>(sizeof(CacheView));
+  Arena device(inputs_.data);
+  views_ = device.take(DType::kU8, {config_.layers, views_bytes / config_.layers});
+  tokens_ = device.take(DType::kI32, {rows});
+  positions_ = device.take(DType::kI32, {rows});
+  host_inputs_.assign(device.used(), 0);
+  Arena host(host_inputs_.data());
+  char* views = host.take(DType::kU8, {views_bytes}).as<char>();
+  int32_t* tokens = host.take(DType::kI32, {rows}).as<int32_t>();
+  int32_t* positions = host.take(DType::kI32, {rows}).as<int32_t>();
+  int32_t row = 0;
+  for (size_t s = 0; s < segments.size(); ++s) {
+    const Segment& segment = segments[s];
+    const int32_t count = segment.rows + segment.observers;
+    for (int32_t layer = 0; layer < config_.layers; ++layer) {
+      const CacheView view = segment.cache->view(layer, row, count);
+      std::memcpy(views + (layer * kMaxSegments + static_cast<int64_t>(s)) * sizeof view, &view, sizeof view);
+    }
+    std::copy_n(segment.tokens.begin(), count, tokens + row);
+    std::copy_n(segment.positions.begin(), count, positions + row);
+    row += count;
+  }
+  return backend_.upload(*stream_, inputs_.data, host_inputs_.data(), host_inputs_.size());
+}
+
+Status Transformer::forward(PagePool& pool, std::span<const Segment> segments, PassObserver* observer) {
+  LONGHAUL_TRY(stage(segments));
+  if (pass_role_ == RowRole::kDecode && observer == nullptr && backend_.can_capture()) {
+    LONGHAUL_TRY(replay_layers(pool, segments));
+  } else {
+    LONGHAUL_TRY(run_layers(pool, segments, observer));
+  }
+  for (const Segment& segment : segments) LONGHAUL_TRY(segment.cache->collect());
+  return Status();
+}
+
+Status Transformer::replay_layers(PagePool& pool, std::span<const Segment> segments) {
+  const void* pages = pool.arrays().k.data;
+  auto pass = std::find_if(recorded_.begin(), recorded_.end(), [&](const RecordedPass& recorded) {
+    return recorded.segments == segments.size() && recorded.length == pass_length_ && recorded.pages == pages;
+  });
+  if (pass == recorded_.end()) {
+    LONGHAUL_TRY(backend_.begin_capture(*stream_));
+    const Status status = run_layers(pool, segments, nullptr);
+    Result<std::unique_ptr<Graph>> graph = backend_.end_capture(*stream_);
+    LONGHAUL_TRY(status);
+    LONGHAUL_TRY(graph.status());
+    pass = recorded_.insert(pass, {segments.size(), pass_length_, pages, std::move(graph.value())});
+  }
+  return backend_.replay(*stream_, *pass->graph);
+}
+
+Status Transformer::run_layers(PagePool& pool, std::span<const Segment> segments, PassObserver* observer) {
+  const int64_t rows = pass_rows_;
   if (rows > 0) {
     LONGHAUL_TRY(
         run(backend_, *stream_,
@@ -150,8 +204,6 @@ Status Transformer::forward(PagePool& pool, std::span<const Segment> segments, P
                                  .out = normed_.slice(0, rows),
                                  .eps = static_cast<float>(config_.rms_norm_eps)}));
   }
-  LONGHAUL_TRY(stream_->synchronize());
-  for (const Segment& segment : segments) LONGHAUL_TRY(segment.cache->settle());
   return Status();
 }
 
@@ -259,7 +311,6 @@ Result<Tensor> Transformer::logits(int64_t begin, int64_t count) {
                             .out = out,
                             .role = RowRole::kDecode},
                    workspace_));
-  LONGHAUL_TRY(stream_->synchronize());
   return out;
 }
 

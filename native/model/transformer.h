@@ -66,14 +66,15 @@ class Transformer {
   // one.
   Status prepare(PagePool& pool, const PassLimits& limits);
 
-  // Runs all layers. Afterwards hidden_rows() holds the final normed states of the pass's rows.
+  // Queues all layers: nothing is waited for, every cache collects. Afterwards hidden_rows() holds the final
+  // normed states of the pass's rows. Decode passes are recorded where that saves time, and replayed.
   Status forward(PagePool& pool, std::span<const Segment> segments, PassObserver* observer = nullptr);
 
   // [rows of the last pass, hidden] act.
   Tensor hidden_rows() const { return normed_.slice(0, pass_rows_); }
 
   // Logits of rows [begin, begin + count) of the last pass, count <= kLogitRows. [count, vocab] f32, device
-  // memory, valid until the next call.
+  // memory, valid until the next call. Queued, not waited for.
   static constexpr int64_t kLogitRows = 8;
   Result<Tensor> logits(int64_t begin, int64_t count);
 
@@ -81,6 +82,12 @@ class Transformer {
   Transformer(Backend& backend, ModelConfig config) : backend_(backend), config_(config) {}
 
   void lay_out(Arena& arena, const PageArrays& pages, const PassLimits& limits);
+  // Brings tokens, positions and views to the device and decides the pass's shape.
+  Status stage(std::span<const Segment> segments);
+  // The ops of a pass, from the embedding to the final norm.
+  Status run_layers(PagePool& pool, std::span<const Segment> segments, PassObserver* observer);
+  // The same as one recorded graph; recorded when the pass is the first of its shape.
+  Status replay_layers(PagePool& pool, std::span<const Segment> segments);
   Status attention_block(PagePool& pool, int32_t layer, std::span<const Segment> segments,
                          PassObserver* observer);
   Status mlp_block(const LayerWeights& weights);
@@ -95,9 +102,11 @@ class Transformer {
   Buffer scratch_;
   PassLimits limits_;
   int64_t pass_rows_ = 0;
-  int32_t pass_length_ = 1;  // no head of the pass holds more rows
+  int32_t pass_length_ = 1;  // no head of the pass holds more rows; in decode passes a power of two, or all
   RowRole pass_role_ = RowRole::kBlock;
+  Tensor inputs_;              // [*] u8, what stage() uploads: the three below
   Tensor tokens_, positions_;  // [rows] i32
+  Tensor views_;               // [layers, sequences] CacheView, as bytes
   Tensor cos_, sin_;           // [rows, head_dim / 2] f32
   Tensor residual_, delta_;    // [rows, hidden] f32
   Tensor normed_;              // [rows, hidden] act
@@ -105,10 +114,19 @@ class Transformer {
   Tensor attended_;            // [rows, heads * head_dim] act
   Tensor gate_up_, mlp_;       // [rows, 2 * ff], [rows, ff] act
   Tensor logits_;              // [kLogitRows, vocab] f32
-  Tensor views_;               // [layers, sequences] CacheView, as bytes
   Workspace workspace_;
   EvictionScratch eviction_;
-  std::vector<CacheView> host_views_;  // kept between passes: a decode step allocates nothing
+  std::vector<char> host_inputs_;  // kept between passes: a decode step allocates nothing
+
+  // Decode passes that were recorded. Every argument of their ops is in the key, or fixed since the scratch
+  // memory was laid out.
+  struct RecordedPass {
+    size_t segments;
+    int32_t length;
+    const void* pages;
+    std::unique_ptr<Graph> graph;
+  };
+  std::vector<RecordedPass> recorded_;
 };
 
 }  // namespace longhaul

@@ -58,7 +58,9 @@ Result<GreedyRun> run_greedy(LoadedModel& loaded, Sequence& sequence, int64_t st
     LONGHAUL_ASSIGN(const Tensor logits, model.logits(sequence.last_row(), 1));
     LONGHAUL_ASSIGN(const Array row, download(model.backend(), model.stream(), logits));
     run.logits.append(row);
-    LONGHAUL_ASSIGN(const int32_t id, loaded.sampler->draw(logits, SampleParams{.temperature = 0}));
+    LONGHAUL_TRY(loaded.sampler->draw(logits, SampleParams{.temperature = 0}));
+    LONGHAUL_TRY(sequence.settle());
+    const int32_t id = loaded.sampler->drawn();
     run.ids.push_back(id);
     LONGHAUL_TRY(sequence.admit(1));
     LONGHAUL_TRY(sequence.extend(std::span(&id, 1)));
