@@ -40,6 +40,10 @@ cudaError_t attend(CudaStream& stream, const AttentionArgs& a, const AttentionPa
     return launch_f32_attention(params, kv, a.role, splits, stream.handle());
   }
   if (a.role == RowRole::kDecode) return launch_decode_attention(params, kv, splits, stream.handle());
+  if (stream.traits().compute_capability == 90 && has_sm90_attention(params.dim) && params.k.whole_chunks &&
+      params.v.whole_chunks) {
+    return launch_block_attention_sm90(params, a.pages, stream.handle());
+  }
   return launch_block_attention(params, kv, stream.handle());
 }
 

@@ -70,6 +70,12 @@ inline int64_t query_tiles(int64_t rows, int64_t group, int64_t sequences, int64
 
 // kBlock on tensor cores: bf16 queries, keys and values in bf16 or f16.
 cudaError_t launch_block_attention(const AttentionParams& params, DType kv, cudaStream_t stream);
+// The same on sm_90a, for head dimensions that `has_sm90_attention` names and pages of whole chunks.
+cudaError_t launch_block_attention_sm90(const AttentionParams& params, const PageArrays& pages,
+                                        cudaStream_t stream);
+inline bool has_sm90_attention(int32_t dim) {
+  return dim == 64 || dim == 128;
+}
 // kDecode on tensor cores. Writes parts when `splits` > 1, else the result.
 cudaError_t launch_decode_attention(const AttentionParams& params, DType kv, int32_t splits,
                                     cudaStream_t stream);

@@ -204,6 +204,28 @@ TEST_P(AttentionAgainstReference, LongDecodesMatch) {
   }
 }
 
+// The rows of a page behind the last may have been anybody's.
+TEST_P(AttentionAgainstReference, RowsNobodyHoldsAreNotSeen) {
+  for (DType type : {DType::kF32, DType::kBf16}) {
+    for (RowRole role : {RowRole::kBlock, RowRole::kDecode}) {
+      AttentionCase c = attention_case(random, {type, 64, {{5, 130}, {60, 300}}, 0}, {2, 3}, 2, type);
+      c.role = role;
+      for (int64_t s = 0; s < 2; ++s) {
+        for (int32_t h = 0; h < 2; ++h) {
+          for (int32_t r = c.cache.length(s, h); r % kPageRows != 0; ++r) {
+            for (int64_t d = 0; d < 64; ++d) {
+              c.cache.k.set(c.cache.slot(s, h, r) * 64 + d, std::nan(""));
+              c.cache.v.set(c.cache.slot(s, h, r) * 64 + d, std::nan(""));
+            }
+          }
+        }
+      }
+      SCOPED_TRACE(std::string(name_of(type)) + (role == RowRole::kBlock ? " block" : " decode"));
+      expect_attention(run_attention(device(), c), run_attention(reference(), c));
+    }
+  }
+}
+
 TEST_P(AttentionAgainstReference, LargeScoresDoNotOverflow) {
   AttentionCase c = attention_case(random, {DType::kF32, 16, {{40}}, 0}, {4}, 1, DType::kF32);
   c.scale = 40;  // scores of several hundred
