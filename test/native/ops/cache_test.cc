@@ -133,6 +133,46 @@ TEST_P(CacheTest, AppendWithoutPagesFailsAndChangesNothing) {
   expect_same(c.cache, before);
 }
 
+TEST_P(CacheTest, AFailedAppendIsReportedOnceAndNamesTheSequence) {
+  AppendCase c =
+      append_case(random, {DType::kF32, 8, {{15, 0}, {16, 16}, {5, 5}}, 1}, {1, 17, 1}, DType::kF32, false);
+  c.cache.counts[0] = Array::integers({1, 1});
+  const Status status = run_append(device(), c);
+  EXPECT_NE(status.message().find("sequence 1 needs 4 pages and has 1"), std::string::npos) << status.message();
+  EXPECT_EQ(c.cache.length(0, 0), 16);
+  EXPECT_EQ(c.cache.length(1, 0), 16);
+  EXPECT_OK(device().stream().synchronize());
+}
+
+TEST_P(CacheTest, AppendBehindAFullPageTableFails) {
+  AppendCase c = append_case(random, {DType::kF32, 8, {{16}}, 4}, {33}, DType::kF32, false);
+  c.cache.tables[0] = Array::integers({static_cast<int32_t>(c.cache.tables[0].at({0, 0})), 0, 0});
+  c.cache.tables[0].shape = {1, 3};
+  const CacheCase before = c.cache;
+  const Status status = run_append(device(), c);
+  EXPECT_EQ(status.code(), Code::kInternal);
+  EXPECT_NE(status.message().find("page table of sequence 0 is full"), std::string::npos) << status.message();
+  expect_same(c.cache, before);
+}
+
+// As many heads as no warp has lanes.
+std::vector<int32_t> many_heads(Random& random) {
+  std::vector<int32_t> lengths;
+  for (int32_t h = 0; h < 37; ++h) lengths.push_back(static_cast<int32_t>(random() % 70));
+  return lengths;
+}
+
+TEST_P(CacheAgainstReference, ManyHeadsMatch) {
+  const CacheShape shape{DType::kBf16, 8, {many_heads(random)}, 37 * 3};
+  for (int32_t count : {1, 40}) {
+    AppendCase actual = append_case(random, shape, {count}, DType::kF32, false);
+    AppendCase expected = actual;
+    ASSERT_TRUE(run_append(device(), actual).ok());
+    ASSERT_TRUE(run_append(reference(), expected).ok());
+    expect_same(actual.cache, expected.cache);
+  }
+}
+
 TEST_P(CacheAgainstReference, AppendMatches) {
   const std::vector<std::vector<int32_t>> lengths[] = {
       {{0}}, {{5, 31}, {0, 0}, {16, 48}}, {{1, 2, 3}, {47, 15, 16}}};
@@ -247,6 +287,28 @@ TEST_P(CacheTest, CompactMovesKeptRowsToTheFront) {
   }
   EXPECT_EQ(c.cache.stack(0), stack);
   EXPECT_EQ(c.cache.counts[0].get(1), before.cache.counts[0].get(1));
+}
+
+// Long heads are moved a run of rows after the other, and no source may be lost to the run before.
+TEST_P(CacheAgainstReference, LongHeadsAreCompactedInOrder) {
+  for (uint64_t percent : {3, 50, 97}) {
+    CompactCase actual = compact_case(random, {DType::kBf16, 64, {{1900, 700}}, 1}, percent);
+    CompactCase expected = actual;
+    ASSERT_TRUE(run_compact(device(), actual).ok());
+    ASSERT_TRUE(run_compact(reference(), expected).ok());
+    expect_same(actual.cache, expected.cache);
+  }
+}
+
+TEST_P(CacheAgainstReference, ManyHeadsAreCompactedAndTruncated) {
+  CompactCase actual = compact_case(random, {DType::kF16, 2, {many_heads(random)}, 2}, 40);
+  CompactCase expected = actual;
+  ASSERT_TRUE(run_compact(device(), actual).ok());
+  ASSERT_TRUE(run_compact(reference(), expected).ok());
+  expect_same(actual.cache, expected.cache);
+  ASSERT_TRUE(run_truncate(device(), actual.cache, 9).ok());
+  ASSERT_TRUE(run_truncate(reference(), expected.cache, 9).ok());
+  expect_same(actual.cache, expected.cache);
 }
 
 TEST_P(CacheAgainstReference, CompactMatches) {

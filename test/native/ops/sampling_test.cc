@@ -218,6 +218,29 @@ TEST_P(SamplingAgainstReference, SampleMatches) {
   }
 }
 
+// Few distinct logits over a wide vocabulary: the cuts of top-k and top-p fall among ties, whose first ids
+// stay.
+TEST_P(SamplingAgainstReference, CutsAmongTiesMatch) {
+  constexpr int64_t kVocab = 5003;
+  constexpr int64_t kRows = 12;
+  Array logits(DType::kF32, {kRows, kVocab}, 1);
+  for (int64_t i = 0; i < logits.size(); ++i) {
+    logits.set(i, i / kVocab < 3 ? 1.5 : -static_cast<double>(random() % 5));
+  }
+  std::vector<SampleParams> params(kRows);
+  for (size_t i = 0; i < params.size(); ++i) {
+    params[i].top_k = i % 4 == 3 ? 700 : 0;
+    params[i].top_p = 0.37f + 0.05f * static_cast<float>(i);
+    params[i].min_p = i % 5 == 4 ? 0.2f : 0.0f;
+    params[i].seed = 11 + i;
+  }
+  const SampleCase c = sample_case(logits, params);
+  const SampleCase actual = run_sample(device(), c);
+  const SampleCase expected = run_sample(reference(), c);
+  expect_distribution(actual.probabilities, expected.probabilities);
+  expect_same(actual.ids, expected.ids);
+}
+
 TEST_P(SamplingTest, LogitsThatAreNoNumbersAreNeverDrawn) {
   Array logits(DType::kF32, {3, 4});
   const double rows[3][4] = {{std::nan(""), 1, std::nan(""), 1},

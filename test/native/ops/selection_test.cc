@@ -218,5 +218,20 @@ TEST_P(SelectionTest, MatchesSorting) {
   }
 }
 
+// Heads that take several blocks, and ties that cross them.
+TEST_P(SelectionTest, LongHeadsMatchSorting) {
+  for (int variant = 0; variant < 4; ++variant) {
+    SelectCase c = select_case(random, {5000, 9001, 0, 4096, 3});
+    c.budget = 1500;
+    c.level = variant % 2 == 0 ? SelectLevel::kPair : SelectLevel::kHead;
+    c.protect_last = 5;
+    if (variant / 2 == 1) {
+      for (int64_t i = 0; i < c.scores.size(); ++i) c.scores.set(i, std::floor(c.scores.get(i)));
+    }
+    SCOPED_TRACE("variant " + std::to_string(variant));
+    ASSERT_EQ(run_select(device(), c), sorted_selection(c));
+  }
+}
+
 }  // namespace
 }  // namespace longhaul::testing
