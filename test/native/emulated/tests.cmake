@@ -45,3 +45,9 @@ target_include_directories(planted_test PRIVATE ${CMAKE_SOURCE_DIR}/test/native)
 target_link_libraries(planted_test PRIVATE longhaul_cuda_emulated GTest::gtest GTest::gtest_main)
 add_dependencies(emulated_tests planted_test)
 gtest_discover_tests(planted_test DISCOVERY_MODE PRE_TEST PROPERTIES LABELS emulator)
+
+# Caches and the whole engine. Schedules of every kernel are the business of the op tests; here the order of streams and
+# graphs matters, and one random schedule brings all of it.
+longhaul_emulated_suite(kv longhaul_kv longhaul_reference)
+longhaul_emulated_suite(engine longhaul_engine)
+target_sources(engine_emulated_test PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/emulated/register_devices.cc)

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <random>
 
+#include "devices_under_test.h"
 #include "engine/sequence.h"
 #include "random_model.h"
 
@@ -25,7 +26,7 @@ Machine make_machine(const std::string& device, const RandomModel& shape) {
   TemporaryDirectory directory;
   testing::write_model(shape, directory.path());
   Machine machine;
-  machine.backend = std::move((device == "cpu" ? make_cpu_backend(2) : make_reference_backend()).value());
+  machine.backend = std::move(testing::make_backend_under_test(device, 2).value());
   machine.model = std::move(Transformer::load(*machine.backend, directory.path(), nullptr).value());
   machine.pool =
       std::move(PagePool::create(*machine.backend, machine.model->kv_geometry(), kPoolBytes).value());
@@ -242,8 +243,8 @@ TEST_P(BoundedMemory, RefusalExplainsItsArithmetic) {
       << "a refusal must not spoil the pool";
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, BoundedMemory, ::testing::Values("reference", "cpu"),
-                         [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Devices, BoundedMemory, ::testing::ValuesIn(testing::kDevicesUnderTest),
+                         [](const auto& info) { return testing::test_name(info.param); });
 
 }  // namespace
 }  // namespace longhaul

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "devices_under_test.h"
 #include "engine/engine.h"
 
 namespace longhaul::testing {
@@ -26,7 +27,7 @@ class EngineClient {
                         int64_t kv_bytes = 4 << 20)
       : watch_(std::move(watch)),
         engine_(std::make_unique<Engine>(
-            EngineOptions{.directory = directory, .device = "cpu", .threads = 2, .kv_bytes = kv_bytes},
+            EngineOptions{.directory = directory, .device = kFastDevice, .threads = 2, .kv_bytes = kv_bytes},
             [this] { collect(); })),
         raw_(engine_.get()) {
     made_.count_down();

@@ -5,6 +5,7 @@
 
 #include <new>
 
+#include "devices_under_test.h"
 #include "random_model.h"
 
 namespace longhaul {
@@ -32,7 +33,8 @@ class BrokenPass : public ::testing::TestWithParam<bool> {};
 TEST_P(BrokenPass, EndsItsSequenceAndNoOther) {
   TemporaryDirectory directory;
   testing::write_model({}, directory.path());
-  std::unique_ptr<Backend> backend = std::move(make_cpu_backend(1).value());
+  std::unique_ptr<Backend> backend =
+      std::move(testing::make_backend_under_test(testing::kFastDevice, 1).value());
   std::unique_ptr<Transformer> model =
       std::move(Transformer::load(*backend, directory.path(), nullptr).value());
   std::unique_ptr<PagePool> pool = std::move(PagePool::create(*backend, model->kv_geometry(), 1 << 20).value());

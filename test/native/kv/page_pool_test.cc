@@ -5,6 +5,7 @@
 
 #include <set>
 
+#include "devices_under_test.h"
 #include "kv/cache.h"
 
 namespace longhaul {
@@ -15,7 +16,7 @@ constexpr KvGeometry kGeometry{.layers = 2, .kv_heads = 2, .head_dim = 8, .dtype
 class PagePoolTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    backend_ = std::move(make_cpu_backend(1).value());
+    backend_ = std::move(testing::make_backend_under_test(testing::kFastDevice, 1).value());
     stream_ = std::move(backend_->make_stream().value());
     // A byte short of eleven pages.
     pool_ = std::move(PagePool::create(*backend_, kGeometry, 11 * kGeometry.page_bytes() - 1).value());
