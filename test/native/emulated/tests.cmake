@@ -30,6 +30,11 @@ longhaul_emulated_suite(ops longhaul_reference)
 file(GLOB cuda_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cuda/*.cc)
 longhaul_emulated_program(cuda_emulated_test SOURCES ${cuda_tests} ${CMAKE_CURRENT_SOURCE_DIR}/emulated/as_sm90.cc)
 
+# The host side of the backend, and what the engine makes of it: recorded passes, errors.
+file(GLOB cuda_host_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cuda_host/*.cc)
+longhaul_emulated_program(cuda_host_emulated_test SOURCES ${cuda_host_tests}
+                          ${CMAKE_CURRENT_SOURCE_DIR}/emulated/register_devices.cc LINK longhaul_engine)
+
 # Programs with kernels of their own: those are compiled like the kernels of native/cuda.
 function(longhaul_emulated_kernels)
   set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
