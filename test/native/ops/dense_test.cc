@@ -58,20 +58,27 @@ GemmCase run_gemm(Device& device, GemmCase c) {
   return c;
 }
 
+std::vector<double> absolute_values(const Array& array) {
+  std::vector<double> values(static_cast<size_t>(array.size()));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = std::fabs(array.get(static_cast<int64_t>(i)));
+  return values;
+}
+
 // Sum of the absolute terms of each result.
 std::vector<double> gemm_magnitude(const GemmCase& c) {
-  std::vector<double> out;
-  const int64_t cols = c.x.shape[1];
-  for (int64_t i = 0; i < c.out.shape[0]; ++i) {
-    int64_t n = 0;
-    for (const Array& w : c.weights) {
-      for (int64_t r = 0; r < w.shape[0]; ++r, ++n) {
-        double sum = c.accumulate ? std::fabs(c.out.at({i, n})) : 0;
-        if (c.bias) sum += std::fabs(c.bias.get(n));
-        for (int64_t k = 0; k < cols; ++k) sum += std::fabs(c.x.at({i, k}) * w.at({r, k}));
-        out.push_back(sum);
-      }
-    }
+  const std::vector<double> x = absolute_values(c.x), before = absolute_values(c.out);
+  std::vector<double> weight;
+  for (const Array& part : c.weights) {
+    const std::vector<double> values = absolute_values(part);
+    weight.insert(weight.end(), values.begin(), values.end());
+  }
+  const auto cols = static_cast<size_t>(c.x.shape[1]), outputs = static_cast<size_t>(c.out.shape[1]);
+  std::vector<double> out(before.size());
+  for (size_t i = 0; i < out.size(); ++i) {
+    const size_t row = i / outputs, n = i % outputs;
+    out[i] = c.accumulate ? before[i] : 0;
+    if (c.bias) out[i] += std::fabs(c.bias.get(static_cast<int64_t>(n)));
+    for (size_t k = 0; k < cols; ++k) out[i] += x[row * cols + k] * weight[n * cols + k];
   }
   return out;
 }
