@@ -2,11 +2,14 @@
 // line: node scripts/test.mjs [native] [js] [asan] [package]; without arguments native and js.
 //   native   C++ suites and golden cases (ctest, Release)      js       everything reachable from JavaScript
 //   asan     the same under AddressSanitizer and UBSan         package  the packed tarball (slow)
+//   emulator        the CUDA backend on emulated GPUs: ops in three schedules, engine, golden cases, planted bugs
+//   emulator-asan   its ops, engine and planted bugs under AddressSanitizer
+//   emulator-race   its ops and planted bugs with the race detector of shared memory
 import { mkdirSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import path from "node:path";
 import { ensureGoogleTest } from "./google-test.mjs";
-import { buildDirectory, buildNativeTests } from "./native-tests.mjs";
+import { buildDirectory, buildNativeTests, missingFor, testLabel } from "./native-tests.mjs";
 import { close, root, run, runTool } from "./shared.mjs";
 
 const results = path.join(root, "build", "test-results");
@@ -31,12 +34,19 @@ function readResults(file) {
 }
 
 async function ctest(variant) {
+  const missing = missingFor(variant);
+  if (missing !== undefined) {
+    notes.push(missing);
+    return { passed: 0, failed: 0 };
+  }
   const note = await ensureGoogleTest(variant);
   if (note) notes.push(note);
   await buildNativeTests(variant);
   const report = path.join(results, `ctest-${variant}.xml`);
   rmSync(report, { force: true });
   const args = ["--test-dir", buildDirectory(variant), "--output-on-failure", "--output-junit", report];
+  const label = testLabel(variant);
+  if (label !== undefined) args.push("-L", label);
   const code = run("ctest", [...args, "--timeout", "600", "--progress", "-j", String(availableParallelism())], {
     env: { ...process.env, UBSAN_OPTIONS: "print_stacktrace=1" },
   });
@@ -79,6 +89,9 @@ const SUITES = {
     },
   ],
   asan: [() => ctest("asan")],
+  emulator: [() => ctest("emulator")],
+  "emulator-asan": [() => ctest("emulator-asan")],
+  "emulator-race": [() => ctest("emulator-race")],
   package: [() => vitest("package", "test/package/vitest.config.ts")],
 };
 
