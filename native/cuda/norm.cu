@@ -35,7 +35,7 @@ struct NormStorage {
 
 // Block (threads of a row, rows). The second sweep finds the row in the first cache.
 template <class X, class Out, int kWidth>
-__global__ void __launch_bounds__(kMaxThreads) rms_norm_rows(const RmsNormParams<X, Out> p) {
+__global__ void __launch_bounds__(kMaxThreads, 1) rms_norm_rows(const RmsNormParams<X, Out> p) {
   DYNAMIC_SMEM(smem);
   auto& storage = *reinterpret_cast<NormStorage*>(smem);
   const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
