@@ -8,7 +8,7 @@ export default defineConfig({
     // Native code under test: a crash must end its own file only.
     pool: "forks",
     include: ["test/**/*.test.ts"],
-    exclude: ["test/package/**", "test/fixtures/**", "**/node_modules/**"],
+    exclude: ["test/package/**", "test/emulated/**", "test/fixtures/**", "**/node_modules/**"],
     testTimeout: 120_000 + fuzzSeconds * 1000,
     hookTimeout: 120_000,
     watch: false,

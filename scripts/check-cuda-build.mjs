@@ -1,10 +1,10 @@
-// Builds every CUDA kernel for every GPU of a release and fails when one spills registers or keeps an array in local
+// Builds every CUDA kernel for every GPU of a release, puts the library beside the addon, and fails when one spills registers or keeps an array in local
 // memory, which costs more than any other mistake that a test cannot see. Prints each kernel's registers.
 // Without nvcc there is nothing to build; then it says so.
 import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
-import { buildDir, buildLibrary, findNvcc } from "./cuda.cjs";
+import { buildDir, buildLibrary, findNvcc, install } from "./cuda.cjs";
 import { close, root } from "./shared.mjs";
 
 const ARCHITECTURES = ["sm_80", "sm_90a", "sm_100", "sm_120"];
@@ -86,6 +86,7 @@ if (nvcc === undefined) {
 } else {
   try {
     await buildLibrary();
+    install(path.join(root, "build", "Release"));
     check();
   } catch (error) {
     console.error(error.message);

@@ -76,6 +76,13 @@ function vitest(name, config) {
   return counts(name, result.numPassedTests ?? 0, (result.numFailedTests ?? 0) + broken.length, code);
 }
 
+/** What JavaScript sees of an emulated GPU, and of its failures. */
+async function emulatorFromJavaScript() {
+  if (missingFor("emulator") !== undefined) return { passed: 0, failed: 0 };
+  await buildNativeTests("emulator", ["longhaul_emulated"]);
+  return vitest("emulator-js", "test/emulated/vitest.config.ts");
+}
+
 function npmRun(script) {
   if (run("npm", ["run", "--silent", script]) !== 0) throw new Error(`npm run ${script} failed`);
 }
@@ -89,7 +96,7 @@ const SUITES = {
     },
   ],
   asan: [() => ctest("asan")],
-  emulator: [() => ctest("emulator")],
+  emulator: [() => ctest("emulator"), emulatorFromJavaScript],
   "emulator-asan": [() => ctest("emulator-asan")],
   "emulator-race": [() => ctest("emulator-race")],
   package: [() => vitest("package", "test/package/vitest.config.ts")],

@@ -28,6 +28,7 @@ std::string driver_release() {
 
 Status no_gpu(cudaError_t error) {
   const Status said = to_status(error, "CUDA cannot be used");
+  if (said.code() == Code::kDeviceLost) return said;
   if (error != cudaErrorInsufficientDriver) return unsupported(said.message());
   int supported = 0;
   const cudaError_t asked = cudaDriverGetVersion(&supported);
@@ -56,8 +57,8 @@ Result<FoundDevice> find_device(int device) {
     return no_gpu(error);
   }
   if (device < 0 || device >= count) {
-    return unsupported("there is no device 'cuda:" + std::to_string(device) + "': " + std::to_string(count) +
-                       (count == 1 ? " GPU is visible" : " GPUs are visible"));
+    return unsupported("there is no GPU " + std::to_string(device) + ": CUDA counts them from 0 and sees " +
+                       std::to_string(count));
   }
   cudaDeviceProp properties{};
   LONGHAUL_TRY(to_status(cudaGetDeviceProperties(&properties, device), "reading the GPU's properties"));

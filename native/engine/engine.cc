@@ -283,8 +283,13 @@ void Engine::publish() {
                       .peak_bytes = pool_->peak_pages() * pool_->page_bytes()};
   std::map<uint64_t, SequenceMemory> sequences;
   for (const auto& [id, sequence] : sequences_) {
-    if (Result<SequenceMemory> of_sequence = sequence->memory(); of_sequence.ok()) {
+    Result<SequenceMemory> of_sequence = sequence->memory();
+    if (of_sequence.ok()) {
       sequences[id] = std::move(of_sequence.value());
+    } else if (const auto known = sequence_memory_.find(id); known != sequence_memory_.end()) {
+      // A device that is lost tells nothing any more: what was known last still stands. Whoever uses the
+      // sequence hears of the failure. Only this thread writes the map, so it may read it without the lock.
+      sequences[id] = known->second;
     }
   }
   std::lock_guard lock(mutex_);

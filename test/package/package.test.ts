@@ -1,5 +1,5 @@
 // The packed tarball, installed where no compiler, CMake or Python is on PATH, and built from source where they are.
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -10,6 +10,7 @@ const app = path.join(work, "app");
 const installed = path.join(app, "node_modules", "longhaul");
 const model = path.join(root, "models", "recall-llama");
 const prebuild = path.join("prebuilds", `linux-${process.arch}`, "longhaul.glibc.node");
+const library = "liblonghaul_cuda.so";
 let bare = "";
 let tarball = "";
 
@@ -90,6 +91,18 @@ describe("the tarball", () => {
     expect(files.filter((file) => file.endsWith(".node"))).toEqual([prebuild]);
   });
 
+  it("brings the CUDA library, when one was built, and finds it without a compiler", async () => {
+    if (!existsSync(path.join(root, "build-cuda", "native", "cuda", library))) {
+      console.log("no CUDA library was built here (npm run build:cuda)");
+      return;
+    }
+    expect(existsSync(path.join(installed, path.dirname(prebuild), library))).toBe(true);
+    const program = 'import { info } from "longhaul"; console.log(JSON.stringify(info().cuda));';
+    const found = JSON.parse(await must("node", ["--input-type=module", "-e", program], app, bare));
+    if (existsSync("/proc/driver/nvidia/version")) expect(found).toEqual({ available: true });
+    else expect(found.reason).toMatch(/^CUDA cannot be used: cudaErrorInsufficientDriver /);
+  });
+
   it("runs no install script, neither its own nor a dependency's", () => {
     const lock = JSON.parse(readFileSync(path.join(app, "node_modules", ".package-lock.json"), "utf8"));
     const packages = Object.entries<{ hasInstallScript?: boolean }>(lock.packages);
@@ -98,12 +111,15 @@ describe("the tarball", () => {
   });
 
   it("needs no newer glibc and libstdc++ than Ubuntu 22.04 and Debian 12 have", async () => {
-    const symbols = await must("objdump", ["-T", path.join(installed, prebuild)], work);
-    const [glibcMajor, glibcMinor] = highest(symbols, "GLIBC");
-    expect(glibcMajor).toBe(2);
-    expect(glibcMinor).toBeLessThanOrEqual(34);
-    const [, , glibcxxPatch = 0] = highest(symbols, "GLIBCXX");
-    expect(glibcxxPatch).toBeLessThanOrEqual(30);
+    const directory = path.join(installed, path.dirname(prebuild));
+    for (const file of readdirSync(directory)) {
+      const symbols = await must("objdump", ["-T", path.join(directory, file)], work);
+      const [glibcMajor, glibcMinor] = highest(symbols, "GLIBC");
+      expect(glibcMajor).toBe(2);
+      expect(glibcMinor).toBeLessThanOrEqual(34);
+      const [, , glibcxxPatch = 0] = highest(symbols, "GLIBCXX");
+      expect(glibcxxPatch).toBeLessThanOrEqual(30);
+    }
   });
 
   it("passes publint", async () => {

@@ -250,7 +250,7 @@ TEST_F(CudaBackendTest, ALostDeviceStaysLost) {
 TEST(CudaDevices, ThatAreNotThereAreNamed) {
   const Status status = make_cuda_backend(7).status();
   EXPECT_EQ(status.code(), Code::kUnsupported);
-  EXPECT_EQ(status.message(), "there is no device 'cuda:7': 1 GPU is visible");
+  EXPECT_EQ(status.message(), "there is no GPU 7: CUDA counts them from 0 and sees 1");
   EXPECT_EQ(describe_cuda_device(-1).status().code(), Code::kUnsupported);
   const Result<std::string> description = describe_cuda_device(0);
   ASSERT_TRUE(description.ok());
