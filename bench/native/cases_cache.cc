@@ -55,10 +55,12 @@ void add_append(const CaseContext& ctx, Cases& cases) {
 }
 
 // `rows` of each of `batch` sequences, behind `history` rows.
-OpCase attention_case(const CaseContext& ctx, int64_t history, int64_t rows, int64_t batch = 1) {
+OpCase attention_case(const CaseContext& ctx, int64_t history, int64_t rows, int64_t batch = 1,
+                      bool single_pages = false) {
   const ModelShape s = ctx.shape;
   const std::string sequences = batch == 1 ? "" : text(batch) + " sequences, ";
-  OpCase c = ctx.start("attention", sequences + "rows " + text(rows) + " over " + text(history));
+  OpCase c = ctx.start("attention", sequences + "rows " + text(rows) + " over " + text(history) +
+                                        (single_pages ? " single pages" : ""));
   const int64_t length = history + rows;
   // Row i of the step sees history + i + 1 rows.
   const double seen =
@@ -69,6 +71,7 @@ OpCase attention_case(const CaseContext& ctx, int64_t history, int64_t rows, int
   c.dot_products = true;
   c.make = [=, dtype = ctx.dtype, act = ctx.activation](Memory& memory) -> Result<Operation> {
     CacheSpec spec{dtype, s.kv_heads, s.dim, length, rows, 0, batch};
+    if (single_pages) spec.run_pages = 1;
     LONGHAUL_ASSIGN(std::shared_ptr<PagedCaches> caches, PagedCaches::create(memory, spec));
     AttentionArgs a;
     a.pages = caches->pages();
@@ -92,6 +95,8 @@ void add_attention(const CaseContext& ctx, Cases& cases) {
     cases.push_back(attention_case(ctx, history - 1, 1));
     cases.back().quick = history == 4096;
   }
+  cases.push_back(attention_case(ctx, 4095, 1, 1, true));
+  cases.back().quick = true;
   for (int64_t history : {0, 2048, 16384}) {
     cases.push_back(attention_case(ctx, history, kBlock));
     cases.back().quick = history == 2048;

@@ -1,5 +1,6 @@
 #include "paged_cache.h"
 
+#include <algorithm>
 #include <numeric>
 #include <utility>
 
@@ -8,6 +9,19 @@ namespace {
 
 int64_t pages_of(int64_t rows) {
   return (rows + kPageRows - 1) / kPageRows;
+}
+
+// Pages 0 to `count` - 1 in random order, `run` neighbours at a time.
+std::vector<int32_t> scattered_runs(int64_t count, int64_t run, Memory& memory) {
+  std::vector<int64_t> runs(static_cast<size_t>((count + run - 1) / run));
+  std::iota(runs.begin(), runs.end(), 0);
+  for (size_t i = runs.size() - 1; i > 0; --i) std::swap(runs[i], runs[memory.next() % (i + 1)]);
+  std::vector<int32_t> order;
+  for (int64_t r : runs) {
+    for (int64_t page = r * run; page < std::min((r + 1) * run, count); ++page)
+      order.push_back(static_cast<int32_t>(page));
+  }
+  return order;
 }
 
 }  // namespace
@@ -27,9 +41,7 @@ Result<std::unique_ptr<PagedCaches>> PagedCaches::create(Memory& memory, const C
   LONGHAUL_ASSIGN(caches->pages_.v, memory.random(spec.dtype, {pages, kPageRows, spec.dim}));
   LONGHAUL_ASSIGN(caches->pages_.positions, memory.zeros(DType::kI32, {pages, kPageRows}));
 
-  std::vector<int32_t> order(static_cast<size_t>(pages));
-  std::iota(order.begin(), order.end(), 0);
-  for (size_t i = order.size() - 1; i > 0; --i) std::swap(order[i], order[memory.next() % (i + 1)]);
+  const std::vector<int32_t> order = scattered_runs(pages, spec.run_pages, memory);
   auto next = order.begin();
 
   // A stack must hold every page of its sequence, for they may all come back.

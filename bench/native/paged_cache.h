@@ -1,4 +1,4 @@
-// Caches of several like sequences in one pool, their pages shuffled as after a long conversation.
+// Caches of several like sequences in one pool, with their pages in random places.
 #pragma once
 
 #include <memory>
@@ -16,6 +16,9 @@ struct CacheSpec {
   int64_t step_rows = 0;  // CacheView::row_count
   int64_t room = 0;       // rows a head that can still be appended
   int64_t batch = 1;      // sequences of one step, whose rows follow each other
+  // Pages of a head that are neighbours: a block of 512 rows takes so many at once, rows drawn one by one take
+  // single ones.
+  int64_t run_pages = 32;
 };
 
 class PagedCaches {

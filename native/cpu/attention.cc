@@ -71,20 +71,26 @@ struct Tile {
   int32_t length() const { return view->length[head]; }
 };
 
+QueryForm form_of(const AttentionArgs& a, const Kernels& kernels) {
+  const bool pairs =
+      kernels.attention->bf16_pairs && a.q.dtype == DType::kBf16 && a.pages.k.dtype == DType::kBf16;
+  if (!pairs) return QueryForm::kValues;
+  return a.role == RowRole::kDecode && a.q.shape[2] % 16 == 0 ? QueryForm::kQuads : QueryForm::kPairs;
+}
+
 struct Geometry {
   const AttentionArgs& a;
   int32_t group;
   int dim;
   int32_t tile_rows;
-  bool pairs;
+  QueryForm form;
 
   Geometry(const AttentionArgs& args, const Kernels& kernels)
       : a(args),
         group(static_cast<int32_t>(args.q.shape[1] / args.kv_heads)),
         dim(static_cast<int>(args.q.shape[2])),
         tile_rows(cpu::tile_rows(dim)),
-        pairs(kernels.attention->bf16_pairs && args.q.dtype == DType::kBf16 &&
-              args.pages.k.dtype == DType::kBf16) {}
+        form(form_of(args, kernels)) {}
 
   int64_t tiles_of(const CacheView& view) const {
     return int64_t{a.kv_heads} * ((int64_t{view.row_count} * group + tile_rows - 1) / tile_rows);
@@ -147,29 +153,19 @@ struct TileScratch {
   }
 };
 
+// A chunk's keys and values, and what may be asked for while the last of them are read.
+constexpr int32_t kOrderedPages = 4 * kChunkPages;
+
 // Pages and rows that a kernel takes of one chunk.
 struct Chunk {
   int32_t visible[kTileRows];
-  const void* keys[kChunkPages];
-  const void* values[kChunkPages];
-  const void* next_keys[kChunkPages];
-  const void* after_keys[2][kChunkPages];
-  const void* after_values[2][kChunkPages];
+  const void* pages[kOrderedPages];  // in order of use: keys, values, the next chunks' keys
 };
 
-// How far ahead of its use a page is fetched: what comes from memory in the time that the first byte takes.
-// Farther ahead it would be gone from the first-level cache again.
-constexpr int64_t kFetchEvenBytes = 16 * 1024;
-constexpr int64_t kFetchOddBytes = 8 * 1024;
-
-// ahead[i] = the page `distance` behind page i of the `count` first ones of `pages`, which `next` follow.
-void look_ahead(const void* const (&pages)[kChunkPages], const void* const (&next)[kChunkPages], int32_t count,
-                int32_t distance, const void* (&ahead)[kChunkPages]) {
-  for (int32_t i = 0; i < kChunkPages; ++i) {
-    const int32_t j = i + distance;
-    ahead[i] = j < count ? pages[j] : next[std::min(j - count, kChunkPages - 1)];
-  }
-}
+// How far ahead of its use a page is asked for, first and again: what comes from memory in the time that the
+// first byte takes. Farther ahead it would be gone from the first-level cache again.
+constexpr int64_t kFetchFarBytes = 8 * 1024;
+constexpr int64_t kFetchNearBytes = 4 * 1024;
 
 class Worker {
  public:
@@ -184,23 +180,25 @@ class Worker {
   void load_queries(const Tile& tile) {
     for (int32_t r = 0; r < tile.rows; ++r) {
       const auto [row, head] = g_.row_and_head(tile, r);
-      kernels_.pack_query(row_at(g_.a.q, row, head), element_of(g_.a.q.dtype), g_.dim, g_.pairs,
-                          scratch_.q.as<float>() + r * scratch_.q.stride[0]);
+      kernels_.pack_query(row_at(g_.a.q, row, head), element_of(g_.a.q.dtype), g_.dim, g_.form, r,
+                          scratch_.q.as<float>());
     }
   }
 
   // State of the tile's rows over one chunk.
   void attend(const Tile& tile, int32_t chunk, const SoftmaxRows& out) {
     Chunk c;
-    const ScoreTile scores = load(tile, chunk, c);
-    kernels_.attend_chunk(scores, {c.values, {c.after_values[0], c.after_values[1]}}, out);
+    ValueTile values;
+    const ScoreTile scores = load(tile, chunk, c, values);
+    kernels_.attend_chunk(scores, values, out);
   }
 
   // The same, merged into `total`.
   void attend_and_merge(const Tile& tile, int32_t chunk, const SoftmaxRows& total) {
     Chunk c;
-    const ScoreTile scores = load(tile, chunk, c);
-    kernels_.merge_chunk(scores, {c.values, {c.after_values[0], c.after_values[1]}}, scratch_.part, total);
+    ValueTile values;
+    const ScoreTile scores = load(tile, chunk, c, values);
+    kernels_.merge_chunk(scores, values, scratch_.part, total);
   }
 
   void start(const SoftmaxRows& total, int32_t rows) {
@@ -226,27 +224,27 @@ class Worker {
   }
 
  private:
-  ScoreTile load(const Tile& tile, int32_t chunk, Chunk& c) const {
+  ScoreTile load(const Tile& tile, int32_t chunk, Chunk& c, ValueTile& values) const {
     const PageArrays& pages = g_.a.pages;
     for (int32_t r = 0; r < tile.rows; ++r) {
       c.visible[r] = std::clamp(g_.visible(tile, r) - chunk * kChunkKeys, 0, kChunkKeys);
     }
     const int32_t first = chunk * kChunkPages;
-    pages_from(pages.k, *tile.view, tile.head, first, tile.length(), c.keys);
-    pages_from(pages.v, *tile.view, tile.head, first, tile.length(), c.values);
-    pages_from(pages.k, *tile.view, tile.head, first + kChunkPages, tile.length(), c.next_keys);
     const int32_t count = pages_of(c.visible[tile.rows - 1]);
-    for (int odd = 0; odd < 2; ++odd) {
-      const int64_t bytes = odd == 0 ? kFetchEvenBytes : kFetchOddBytes;
-      look_ahead(c.keys, c.values, count, pages_ahead(pages.k, bytes), c.after_keys[odd]);
-      look_ahead(c.values, c.next_keys, count, pages_ahead(pages.v, bytes), c.after_values[odd]);
-    }
+    const void** const keys = c.pages;
+    const void** const next_keys = c.pages + 2 * count;
+    pages_from(pages.k, *tile.view, tile.head, first, tile.length(), count, keys);
+    pages_from(pages.v, *tile.view, tile.head, first, tile.length(), count, keys + count);
+    pages_from(pages.k, *tile.view, tile.head, first + count, tile.length(), 2 * kChunkPages, next_keys);
+    const int32_t far = pages_ahead(pages.k, kFetchFarBytes);
+    const int32_t near = pages_ahead(pages.k, kFetchNearBytes);
+    values = {keys + count, {keys + count + far, keys + count + near}};
     return {.q = scratch_.q.as<float>(),
             .visible = c.visible,
-            .keys = c.keys,
-            .fetch = {c.after_keys[0], c.after_keys[1]},
+            .keys = keys,
+            .fetch = {keys + far, keys + near},
             .type = element_of(pages.k.dtype),
-            .pairs = g_.pairs,
+            .form = g_.form,
             .rows = tile.rows,
             .dim = g_.dim,
             .scale = g_.a.scale * std::numbers::log2e_v<float>,

@@ -38,13 +38,13 @@ inline char* row_at(const Tensor& t, int64_t i, int64_t j = 0) {
          (i * t.stride[0] + j * (t.rank > 2 ? t.stride[1] : 0)) * static_cast<int64_t>(size_of(t.dtype));
 }
 
-// Pages of a head that holds `rows` rows, from the one numbered `first` on. Behind the last page it is
+// `count` pages of a head that holds `rows` rows, from the one numbered `first` on. Behind the last page it is
 // repeated: kernels may read there, and ignore what they read.
 inline void pages_from(const Tensor& pages, const CacheView& view, int32_t head, int32_t first, int32_t rows,
-                       const void* (&out)[kChunkPages]) {
+                       int32_t count, const void** out) {
   const int32_t* table = page_table_of(view, head);
   const int32_t last = pages_of(rows) - 1;
-  for (int32_t i = 0; i < kChunkPages; ++i) out[i] = page_at(pages, table[std::min(first + i, last)]);
+  for (int32_t i = 0; i < count; ++i) out[i] = page_at(pages, table[std::min(first + i, last)]);
 }
 
 // Pages between a page and one that starts `bytes` behind its start.

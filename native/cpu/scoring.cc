@@ -56,7 +56,9 @@ class Scorer {
         rows_(static_cast<int32_t>(args.q.shape[0]) * group_),
         dim_(static_cast<int>(args.q.shape[2])),
         tile_rows_(tile_rows(dim_)),
-        pairs_(kernels_.bf16_pairs && args.q.dtype == DType::kBf16 && args.pages.k.dtype == DType::kBf16) {}
+        form_(kernels_.bf16_pairs && args.q.dtype == DType::kBf16 && args.pages.k.dtype == DType::kBf16
+                  ? QueryForm::kPairs
+                  : QueryForm::kValues) {}
 
   // Rows that queries see, all but those of the window itself.
   int32_t held(int32_t head) const { return std::max(a_.view->length[head] - a_.ignore_last, 0); }
@@ -107,7 +109,7 @@ class Scorer {
     for (int32_t r = 0; r < rows; ++r) {
       const int32_t row = first_row + r;
       kernels_.pack_query(row_at(a_.q, row / group_, head * group_ + row % group_), element_of(a_.q.dtype),
-                          dim_, pairs_, s.q.as<float>() + r * s.q.stride[0]);
+                          dim_, form_, r, s.q.as<float>());
     }
   }
 
@@ -116,7 +118,7 @@ class Scorer {
             .visible = visible,
             .keys = keys,
             .type = element_of(a_.pages.k.dtype),
-            .pairs = pairs_,
+            .form = form_,
             .rows = rows,
             .dim = dim_,
             .scale = a_.scale * std::numbers::log2e_v<float>,
@@ -138,7 +140,7 @@ class Scorer {
         seen[r] = std::clamp(visible(head, first_row + r) - c * kChunkKeys, 0, kChunkKeys);
       }
       const void* keys[kChunkPages];
-      pages_from(a_.pages.k, *a_.view, head, c * kChunkPages, held(head), keys);
+      pages_from(a_.pages.k, *a_.view, head, c * kChunkPages, held(head), kChunkPages, keys);
       auto* max = s.max.as<float>();
       auto* sum = s.sum.as<float>();
       kernels_.softmax_chunk(tile(s, seen, keys, rows), max, sum);
@@ -156,7 +158,7 @@ class Scorer {
   void reduce_chunk(int32_t head, int32_t chunk, const TileScratch& s) const {
     const int32_t keys_here = std::min(scored(head) - chunk * kChunkKeys, kChunkKeys);
     const void* keys[kChunkPages];
-    pages_from(a_.pages.k, *a_.view, head, chunk * kChunkPages, held(head), keys);
+    pages_from(a_.pages.k, *a_.view, head, chunk * kChunkPages, held(head), kChunkPages, keys);
     int32_t seen[kTileRows];
     std::fill_n(seen, kTileRows, keys_here);
     const bool is_max = a_.reduce == ScoreReduce::kMax;
@@ -203,7 +205,7 @@ class Scorer {
   int32_t rows_;
   int dim_;
   int32_t tile_rows_;
-  bool pairs_;
+  QueryForm form_;
 };
 
 struct DiversityWorkspace {
@@ -279,8 +281,9 @@ Status key_diversity(Stream& stream, const KeyDiversityArgs& a, Workspace worksp
       const void* keys[kChunkPages];
       const void* fetch[kChunkPages];
       const int32_t first = chunk * kChunkPages;
-      pages_from(a.pages.k, *a.view, head, first, rows_of(head), keys);
-      pages_from(a.pages.k, *a.view, head, first + pages_ahead(a.pages.k, kFetchBytes), rows_of(head), fetch);
+      pages_from(a.pages.k, *a.view, head, first, rows_of(head), kChunkPages, keys);
+      pages_from(a.pages.k, *a.view, head, first + pages_ahead(a.pages.k, kFetchBytes), rows_of(head),
+                 kChunkPages, fetch);
       body(head, chunk, keys, fetch, rows);
     });
   };

@@ -4,8 +4,16 @@
 namespace longhaul::LONGHAUL_ISA_NAMESPACE {
 namespace {
 
-void pack_query(const void* q, Element type, int dim, bool pairs, float* out) {
-  if (pairs) {
+void pack_query(const void* q, Element type, int dim, QueryForm form, int row, float* queries) {
+  if (form == QueryForm::kQuads) {
+    constexpr size_t kPart = 16 * sizeof(uint16_t);
+    const auto* from = static_cast<const char*>(q);
+    char* out = reinterpret_cast<char*>(queries + row / kQuadRows * quad_floats(dim)) + row % kQuadRows * kPart;
+    for (int d = 0; d < dim; d += 16, from += kPart, out += kQuadRows * kPart) memcpy(out, from, kPart);
+    return;
+  }
+  float* out = queries + row * padded_dim(dim);
+  if (form == QueryForm::kPairs) {
     memcpy(out, q, static_cast<size_t>(dim) * sizeof(uint16_t));
     return;
   }

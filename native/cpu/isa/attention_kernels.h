@@ -38,28 +38,43 @@ constexpr int padded_dim(int dim) {
   return (dim + 15) / 16 * 16;
 }
 
-// Pages asked for while others are read, in place of page i that is read: the even lines of even[i], the odd
-// ones of odd[i], some pages apart. Pages lie scattered, so the processor cannot guess the next one, and of
-// requests for neighbouring lines at once it drops some. even = null: none.
+// How a tile's queries are laid out, and keys multiplied with them.
+enum class QueryForm {
+  kValues,  // [rows, padded_dim] f32; keys are widened
+  kPairs,   // [rows, padded_dim] of which the first half holds bf16; keys are taken as pairs of bf16
+  // [rows / kQuadRows, dim / 16, kQuadRows, 16] bf16, for few rows and a dim that 16 divides: each score is
+  // eight chains of pairs. As with kPairs, values are taken as pairs.
+  kQuads,
+};
+constexpr int kQuadRows = 4;
+
+// Floats that a quad of queries takes.
+constexpr int quad_floats(int dim) {
+  return kQuadRows * dim / 2;
+}
+
+// Pages asked for while others are read: in place of page i that is read, all of far[i] and of near[i], some
+// pages on. Every page is asked for twice on its way, because of requests that come too fast the processor
+// drops some. far = null: none.
 struct FetchPages {
-  const void* const* even;
-  const void* const* odd;
+  const void* const* far;
+  const void* const* near;
 };
 
 // Scaled scores of a tile's rows against one chunk of keys. All exponentials here are powers of two: `scale`
 // holds the factor log2(e), and maxima are binary logarithms.
 struct ScoreTile {
-  const float* q;           // [rows, padded_dim] packed by pack_query
+  const float* q;           // packed by pack_query
   const int32_t* visible;   // [rows] keys of the chunk that each row sees, ascending, the last at least 1
   const void* const* keys;  // [kChunkPages] pages of [kKernelPageRows, dim]; any page where no row sees one
   FetchPages fetch;
   Element type;  // of keys
-  bool pairs;    // q was packed as pairs of bf16
+  QueryForm form;
   int rows;
   int dim;
   float scale;
   float* transposed;  // scratch, [dim rounded up to 16, kMaxBlockKeys]
-  float* scores;      // out, [rows, kScoreStride]; beyond `visible` anything
+  float* scores;      // out, [rows up to a whole quad, kScoreStride]; beyond `visible` anything
 };
 
 // What attend_chunk reads beside keys: pages as in ScoreTile.
@@ -77,10 +92,11 @@ struct SoftmaxRows {
 };
 
 struct AttentionKernels {
-  // Whether queries and keys of bf16 are multiplied in pairs; then pack_query must be told so.
+  // Whether queries and keys of bf16 can be multiplied in pairs.
   bool bf16_pairs;
 
-  void (*pack_query)(const void* q, Element type, int dim, bool pairs, float* out);
+  // Writes row `row` of a tile's queries.
+  void (*pack_query)(const void* q, Element type, int dim, QueryForm form, int row, float* queries);
 
   // State of the tile's rows over the chunk; uses tile.scores.
   void (*attend_chunk)(const ScoreTile& tile, const ValueTile& values, const SoftmaxRows& out);

@@ -11,11 +11,16 @@ using cpu::FetchPages;
 using cpu::kChunkKeys;
 using cpu::kKernelPageRows;
 using cpu::kMergeRows;
+using cpu::kQuadRows;
 using cpu::kScoreStride;
 using cpu::padded_dim;
+using cpu::quad_floats;
+using cpu::QueryForm;
 using cpu::ScoreTile;
 using cpu::SoftmaxRows;
 using cpu::ValueTile;
+
+constexpr int kLine = 64;  // bytes that are asked for at once
 
 constexpr float kMinusInfinity = -__builtin_huge_valf();
 
@@ -76,7 +81,7 @@ LONGHAUL_INLINE const typename Values::Type* chunk_row(const void* const* pages,
 // ---- score tile ---------------------------------------------------------------------------------------------
 
 // Writes the scaled scores of every row against the keys that the last row sees. Each score is one chain over
-// the dimensions in order, whatever the other rows are.
+// the dimensions in order, or eight of them in QueryForm::kQuads, whatever the other rows are.
 void score_tile(const ScoreTile& tile);
 
 // Largest of a row's first n scores, and the sum of 2^(score - max). `store_at(i, p)` takes these powers, of

@@ -1,5 +1,7 @@
 // Queries times keys. Two pages of keys are transposed once into a small buffer, so that lanes are keys and a
 // score is a plain chain of multiply-adds over the dimensions; all rows of a tile share the transposed keys.
+// Four rows are too few for that: there lanes are pairs of dimensions of two rows at a time, summed up at the
+// end.
 #include "cpu/isa/attention_tile.h"
 
 namespace longhaul::LONGHAUL_ISA_NAMESPACE {
@@ -93,18 +95,18 @@ void transpose_keys(const void* const* pages, int first, int any_dim, float* out
 }
 
 // What to ask for while a block of keys is worked on, evenly spread: at once it would keep the memory from
-// answering anybody else. The halves of the block's keys, the even and the odd lines.
+// answering anybody else. For each half of the block's keys the page far ahead and the near one.
 struct Ahead {
   const char* half[2][2];
 };
 
 template <class Units>
 Ahead ahead_of(const FetchPages& fetch, int key, int dim) {
-  if (fetch.even == nullptr) return {};
+  if (fetch.far == nullptr) return {};
   Ahead ahead;
   for (int half = 0; half < 2; ++half, key += kBlockKeys / 2) {
-    ahead.half[half][0] = reinterpret_cast<const char*>(chunk_row<Units>(fetch.even, key, dim));
-    ahead.half[half][1] = reinterpret_cast<const char*>(chunk_row<Units>(fetch.odd, key, dim));
+    ahead.half[half][0] = reinterpret_cast<const char*>(chunk_row<Units>(fetch.far, key, dim));
+    ahead.half[half][1] = reinterpret_cast<const char*>(chunk_row<Units>(fetch.near, key, dim));
   }
   return ahead;
 }
@@ -129,13 +131,16 @@ LONGHAUL_INLINE void score_rows(const float* q, int q_stride, const float* keys,
   if constexpr (kFetch) {
     int unit = 0;
     for (int half = 0; half < 2; ++half) {
-      const char* even = ahead.half[half][0];
-      const char* odd = ahead.half[half][1];
+      const char* far = ahead.half[half][0];
+      const char* near = ahead.half[half][1];
       for (const int end = (half + 1) * units / 2; unit < end; ++unit) {
-        __builtin_prefetch(even);
-        if constexpr (kUnitBytes >= 128) __builtin_prefetch(odd + 64);
-        even += kUnitBytes;
-        odd += kUnitBytes;
+#pragma GCC unroll 4
+        for (int byte = 0; byte < kUnitBytes; byte += kLine) {
+          __builtin_prefetch(far + byte);
+          __builtin_prefetch(near + byte);
+        }
+        far += kUnitBytes;
+        near += kUnitBytes;
         multiply(unit);
       }
     }
@@ -175,7 +180,7 @@ void score_tile_of(const ScoreTile& t) {
     while (t.visible[row] <= key) ++row;
     transpose(t.keys, key, t.dim, t.transposed);
     const Ahead ahead = ahead_of<Units>(t.fetch, key, t.dim);
-    bool fetch = t.fetch.even != nullptr;
+    bool fetch = t.fetch.far != nullptr;
     for (int r = row; r < t.rows; r += kBlockRows, fetch = false) {
       const auto score =
           fetch ? score_few_rows<Units, kBlockRows, true> : score_few_rows<Units, kBlockRows, false>;
@@ -185,11 +190,87 @@ void score_tile_of(const ScoreTile& t) {
   }
 }
 
+#if defined(LONGHAUL_ISA_avx512bf16)
+// Eight keys: sums[i] holds eight chains of a quad's first or second row, then of the next one, with key i. The
+// chains are added up; scores of the first row go to `scores`, those of the next one a stride behind.
+LONGHAUL_INLINE void store_scores(const Vec (&sums)[8], Vec scale, float* scores) {
+  Vec half[2];  // lanes: four keys of chains 0 to 3, 4 to 7 added in pairs, then the next row
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const Vec* s = sums + 4 * i;
+    const Vec first = add(_mm512_unpacklo_ps(s[0], s[1]), _mm512_unpackhi_ps(s[0], s[1]));
+    const Vec second = add(_mm512_unpacklo_ps(s[2], s[3]), _mm512_unpackhi_ps(s[2], s[3]));
+    half[i] = add(_mm512_shuffle_ps(first, second, 0x44), _mm512_shuffle_ps(first, second, 0xee));
+  }
+  const Vec total =
+      add(_mm512_shuffle_f32x4(half[0], half[1], 0x88), _mm512_shuffle_f32x4(half[0], half[1], 0xdd));
+  const Vec scaled = mul(_mm512_shuffle_f32x4(total, total, 0xd8), scale);
+  _mm256_storeu_ps(scores, lower_half(scaled));
+  _mm256_storeu_ps(scores + kScoreStride, upper_half(scaled));
+}
+
+// One page of keys, kQuadRows rows. Fetches as many lines as it reads.
+template <int kDim, bool kFetch>
+void score_page(const char* keys, const char* far, const char* near, const char* q, int any_dim, Vec scale,
+                float* scores) {
+  constexpr int kKeys = 8;
+  const int dim = kDim == 0 ? any_dim : kDim;
+  for (int key = 0; key < kKernelPageRows; key += kKeys, keys += kKeys * 2 * dim) {
+    Vec sums[2][kKeys];
+#pragma GCC unroll 8
+    for (int i = 0; i < kKeys; ++i) sums[0][i] = sums[1][i] = zero();
+    for (int d = 0; d < dim; d += 16) {
+      if constexpr (kFetch) {
+#pragma GCC unroll 4
+        for (int line = 0; line < 4; ++line, far += kLine, near += kLine) {
+          __builtin_prefetch(far);
+          __builtin_prefetch(near);
+        }
+      }
+      const auto first = reinterpret_cast<__m512bh>(load(reinterpret_cast<const float*>(q + 8 * d)));
+      const auto second = reinterpret_cast<__m512bh>(load(reinterpret_cast<const float*>(q + 8 * d + 64)));
+#pragma GCC unroll 8
+      for (int i = 0; i < kKeys; ++i) {
+        const auto* part = reinterpret_cast<const __m256i*>(keys + 2 * (i * dim + d));
+        const auto twice = reinterpret_cast<__m512bh>(_mm512_broadcast_i64x4(_mm256_loadu_si256(part)));
+        sums[0][i] = _mm512_dpbf16_ps(sums[0][i], twice, first);
+        sums[1][i] = _mm512_dpbf16_ps(sums[1][i], twice, second);
+      }
+    }
+    store_scores(sums[0], scale, scores + key);
+    store_scores(sums[1], scale, scores + 2 * kScoreStride + key);
+  }
+}
+
+template <int kDim>
+void score_quads(const ScoreTile& t) {
+  const Vec scale = splat(t.scale);
+  const int keys = t.visible[t.rows - 1];
+  for (int page = 0; page * kKernelPageRows < keys; ++page) {
+    const auto* from = static_cast<const char*>(t.keys[page]);
+    float* scores = t.scores + page * kKernelPageRows;
+    score_page<kDim, true>(from, static_cast<const char*>(t.fetch.far[page]),
+                           static_cast<const char*>(t.fetch.near[page]), reinterpret_cast<const char*>(t.q),
+                           t.dim, scale, scores);
+    for (int row = kQuadRows; row < t.rows; row += kQuadRows) {
+      score_page<kDim, false>(from, nullptr, nullptr,
+                              reinterpret_cast<const char*>(t.q + row / kQuadRows * quad_floats(t.dim)), t.dim,
+                              scale, scores + row * kScoreStride);
+    }
+  }
+}
+
+void score_quads_of_tile(const ScoreTile& t) {
+  t.dim == 64 ? score_quads<64>(t) : t.dim == 128 ? score_quads<128>(t) : score_quads<0>(t);
+}
+#endif
+
 }  // namespace
 
 void score_tile(const ScoreTile& tile) {
 #if defined(LONGHAUL_ISA_avx512bf16)
-  if (tile.pairs) return score_tile_of<PairUnits>(tile);
+  if (tile.form == QueryForm::kQuads) return score_quads_of_tile(tile);
+  if (tile.form == QueryForm::kPairs) return score_tile_of<PairUnits>(tile);
 #endif
   with_values(tile.type, [&]<class Values>(Values) { score_tile_of<ValueUnits<Values>>(tile); });
 }

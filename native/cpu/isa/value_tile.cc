@@ -116,7 +116,7 @@ struct Span {
 template <class Terms, int kRows, int kVecs, bool kFetch>
 LONGHAUL_INLINE void add_values(const Span& s) {
   using Type = typename Terms::Type;
-  constexpr int kLine = 64 / sizeof(Type);
+  constexpr int kStep = kLine / static_cast<int>(sizeof(Type));
   const int dim = s.dim;
   const int left = dim - s.d;
   const int stride = padded_dim(dim);
@@ -141,31 +141,27 @@ LONGHAUL_INLINE void add_values(const Span& s) {
     const int page_end = (key / kKernelPageRows + 1) * kKernelPageRows;
     const int end = page_end < s.end ? page_end : s.end;
     const Type* row = chunk_row<Terms>(s.values, key, dim) + s.d;
-    const Type* even = row;
-    const Type* odd = row;
+    const Type* far = row;
+    const Type* near = row;
     if constexpr (kFetch) {
-      even = chunk_row<Terms>(s.fetch.even, key, dim) + s.d;
-      odd = chunk_row<Terms>(s.fetch.odd, key, dim) + s.d;
-      if (s.d / kLine % 2 != 0) {
-        const Type* const first = odd;
-        odd = even;
-        even = first;
-      }
+      far = chunk_row<Terms>(s.fetch.far, key, dim) + s.d;
+      near = chunk_row<Terms>(s.fetch.near, key, dim) + s.d;
     }
     for (; key + Terms::kKeys <= end; key += Terms::kKeys) {
       if constexpr (kFetch) {
 #pragma GCC unroll 2
         for (int k = 0; k < Terms::kKeys; ++k) {
 #pragma GCC unroll 4
-          for (int i = 0; i < kVecs * kLanes; i += kLine) {
-            __builtin_prefetch((i / kLine % 2 == 0 ? even : odd) + k * dim + i);
+          for (int i = 0; i < kVecs * kLanes; i += kStep) {
+            __builtin_prefetch(far + k * dim + i);
+            __builtin_prefetch(near + k * dim + i);
           }
         }
       }
       add(row, true, key);
       row += Terms::kKeys * dim;
-      even += Terms::kKeys * dim;
-      odd += Terms::kKeys * dim;
+      far += Terms::kKeys * dim;
+      near += Terms::kKeys * dim;
     }
     if (Terms::kKeys > 1 && key < end) {
       add(row, false, key);
@@ -193,8 +189,18 @@ template <class Terms, int kRows = kMostRows>
 void add_rows_of(int rows, const Span& s) {
   if constexpr (kRows > 0) {
     if (rows != kRows) return add_rows_of<Terms, kRows - 1>(rows, s);
-    return s.fetch.even != nullptr ? add_rows<Terms, kRows, true>(s) : add_rows<Terms, kRows, false>(s);
+    return s.fetch.far != nullptr ? add_rows<Terms, kRows, true>(s) : add_rows<Terms, kRows, false>(s);
   }
+}
+
+// Softmax reads no pages: without this the memory would have nothing to do. Asks for part `part` of what the
+// values' pages are followed by.
+template <class Type>
+LONGHAUL_INLINE void ask_meanwhile(const void* const* pages, int dim, int part) {
+  const int page_bytes = kKernelPageRows * dim * static_cast<int>(sizeof(Type));
+  const int bytes = page_bytes < 2048 ? page_bytes : 2048;
+  const auto* from = static_cast<const char*>(pages[part * bytes / page_bytes]) + part * bytes % page_bytes;
+  for (int i = 0; i < bytes; i += kLine) __builtin_prefetch(from + i);
 }
 
 template <class Terms>
@@ -208,8 +214,10 @@ void weigh_values_of(const ScoreTile& t, const ValueTile& values, int row, int r
     out.max[r] = kMinusInfinity;
     out.sum[r] = 0;
   }
-  for (int i = r; i < rows; ++i)
+  for (int i = r; i < rows; ++i) {
+    if (fetch && i < kMostRows) ask_meanwhile<typename Terms::Type>(values.fetch.far, t.dim, i);
     Terms::softmax(weights + i * kScoreStride, visible[i], out.max + i, out.sum + i);
+  }
   while (r < rows) {
     const int count = next_rows(rows - r);
     // Terms that all of these rows see, then what each one sees beyond: a later value must not even be
@@ -241,7 +249,7 @@ void weigh_values_of(const ScoreTile& t, const ValueTile& values, int row, int r
 void weigh_values(const ScoreTile& tile, const ValueTile& values, int row, int rows, bool fetch,
                   const SoftmaxRows& out) {
 #if defined(LONGHAUL_ISA_avx512bf16)
-  if (tile.pairs) return weigh_values_of<PairTerms>(tile, values, row, rows, fetch, out);
+  if (tile.form != QueryForm::kValues) return weigh_values_of<PairTerms>(tile, values, row, rows, fetch, out);
 #endif
   with_values(tile.type, [&]<class Values>(Values) {
     weigh_values_of<ValueTerms<Values>>(tile, values, row, rows, fetch, out);

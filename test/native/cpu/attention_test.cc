@@ -17,6 +17,7 @@ struct Shape {
   int32_t kv_heads;
   int32_t group;
   int32_t dim;
+  RowRole role = RowRole::kBlock;
 };
 
 // One sequence with room for `capacity` rows, its pages handed out backwards.
@@ -65,7 +66,8 @@ class Cache {
                              .lse = lse != nullptr ? lse->tensor() : Tensor(),
                              .kv_heads = shape_.kv_heads,
                              .scale = 0.2f,
-                             .max_length = max_pages_ * kPageRows};
+                             .max_length = max_pages_ * kPageRows,
+                             .role = shape_.role};
     EXPECT_TRUE(check(args).ok());
     std::vector<char> workspace(attention_workspace(args) + 64);
     char* aligned = workspace.data() + (64 - reinterpret_cast<uintptr_t>(workspace.data()) % 64) % 64;
@@ -132,16 +134,30 @@ TEST_P(AttentionBits, DoNotDependOnTheCutOfABlock) {
   }
 }
 
+TEST_P(AttentionBits, DoNotDependOnTheRowsDecodedTogether) {
+  for (const Shape& shape : {Shape{DType::kBf16, DType::kBf16, 1, 4, 64, RowRole::kDecode},
+                             Shape{DType::kBf16, DType::kBf16, 2, 1, 16, RowRole::kDecode},
+                             Shape{DType::kBf16, DType::kBf16, 1, 7, 128, RowRole::kDecode},
+                             Shape{DType::kBf16, DType::kBf16, 1, 3, 80, RowRole::kDecode},
+                             Shape{DType::kBf16, DType::kBf16, 1, 2, 24, RowRole::kDecode},
+                             Shape{DType::kF32, DType::kF16, 1, 4, 64, RowRole::kDecode}}) {
+    expect_pieces_equal(*stream_, shape, 490, 40, 1);
+    expect_pieces_equal(*stream_, shape, 0, 300, 17);
+  }
+}
+
 TEST_P(AttentionBits, SplitAndWholeTilesAgreeBeyondOneWave) {
   // 17 chunks of keys: more than are in flight at once.
-  expect_pieces_equal(*stream_, {DType::kBf16, DType::kBf16, 1, 2, 16}, 4090, 300, 60);
+  for (RowRole role : {RowRole::kBlock, RowRole::kDecode}) {
+    expect_pieces_equal(*stream_, {DType::kBf16, DType::kBf16, 1, 2, 16, role}, 4090, 300, 60);
+  }
 }
 
 // A row that comes later must not matter even if it holds what no finite weight makes harmless.
-void expect_no_leak(CpuStream& stream, DType type, int32_t bad) {
+void expect_no_leak(CpuStream& stream, DType type, RowRole role, int32_t bad) {
   SCOPED_TRACE(std::string(name_of(type)) + " row " + std::to_string(bad));
   constexpr int32_t kRows = 24;
-  const Shape shape{type, type, 1, 2, 16};
+  const Shape shape{type, type, 1, 2, 16, role};
   Numbers numbers(3);
   Values q(type, {kRows, 2, 16}), k(type, {kRows, 1, 16}), v(type, {kRows, 1, 16});
   q.fill(numbers);
@@ -162,7 +178,9 @@ void expect_no_leak(CpuStream& stream, DType type, int32_t bad) {
 TEST_P(AttentionBits, LaterValuesDoNotLeakIntoEarlierRows) {
   // Values may be multiplied in pairs: the first bad one is the first, or the second, of a pair.
   for (DType type : {DType::kF32, DType::kBf16}) {
-    for (int32_t bad : {17, 18}) expect_no_leak(*stream_, type, bad);
+    for (RowRole role : {RowRole::kBlock, RowRole::kDecode}) {
+      for (int32_t bad : {17, 18}) expect_no_leak(*stream_, type, role, bad);
+    }
   }
 }
 
