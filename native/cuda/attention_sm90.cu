@@ -199,7 +199,8 @@ __device__ __forceinline__ void consume(Storage<kDim>& smem, const AttentionPara
     add_scores(0);
     pack_weights<Matrix>(weights, s);
 
-    if (warpgroup == 1) ptx::bar_arrive(kTurn, kConsumerThreads);
+    // Only where somebody takes the turn: else the block would end with an arrival that nobody waits for.
+    if (warpgroup == 1 && tiles > 1) ptx::bar_arrive(kTurn, kConsumerThreads);
     for (int i = 1; i < tiles; ++i) {
       ptx::mbar_wait(&smem.keys_full[stage_of(i)], parity_of(i));
       ptx::bar_sync(kTurn + warpgroup, kConsumerThreads);
