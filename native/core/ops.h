@@ -141,6 +141,7 @@ struct MergeStatesArgs {
 };
 
 // Removes the last `drop` rows of every head and gives back the pages that become empty.
+// Views may share a stack, as those of a sequence's layers do: it gets their pages in the order of the views.
 struct TruncateArgs {
   const CacheView* views = nullptr;  // [sequences], device memory
   int64_t sequences = 0;
