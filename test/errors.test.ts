@@ -113,8 +113,14 @@ describe("bad load options", () => {
     [{ kvBytes: 100 }, "ERR_OUT_OF_MEMORY", /100/],
     [{ kvBytes: 2 ** 50 }, "ERR_OUT_OF_MEMORY", /cannot allocate \d+ bytes/],
   ];
-  it.each(wrong)("%j", async (options, code, message) => {
-    await expectError(load(recall, options), code, message);
+  it.each(wrong)("%j, before any weight is read", async (options, code, message) => {
+    const told: unknown[] = [];
+    await expectError(
+      load(recall, { ...options, onProgress: (progress) => told.push(progress) }),
+      code,
+      message,
+    );
+    expect(told).toEqual([]);
   });
 
   it("does not mistake units", async () => {
