@@ -10,7 +10,7 @@ namespace {
 
 // Largest task: sums of kTaskGroups groups of rows x kTaskPanels panels lie in a slot's scratch memory.
 constexpr int64_t kTaskGroups = 8;
-constexpr int64_t kTaskPanels = 8;
+constexpr int64_t kTaskPanels = 16;
 // Bytes of one panel that stay in the first-level cache while the groups of a task take turns on them.
 constexpr int64_t kBlockBytes = 16 * 1024;
 // Tasks for each thread: enough that one which loses its core is made up for by the others.

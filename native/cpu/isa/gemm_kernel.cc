@@ -27,9 +27,9 @@ constexpr int panels_at_once(int rows) {
 // How far ahead of its use a panel is asked for, in bytes.
 constexpr int64_t kPrefetch = 2048;
 
-// Up to so many rows a processor with wide vectors runs far enough ahead by itself, and asking would get in its
-// way; others fill its window with the multiply-adds of a few lines.
-#if defined(LONGHAUL_ISA_512)
+// Up to so many rows a processor that multiplies a line at a time runs far enough ahead by itself, and asking
+// would get in its way; others fill its window with the multiply-adds of a few lines.
+#if defined(LONGHAUL_ISA_avx512bf16)
 constexpr int kMostRowsUnasked = 3;
 #else
 constexpr int kMostRowsUnasked = 0;
@@ -105,18 +105,24 @@ struct Bf16Weights {
                           acc[r][i] = _mm512_dpbf16_ps(acc[r][i], (__m512bh)weights, (__m512bh)value);
                         });
 #else
-    const float* row = reinterpret_cast<const float*>(x);
-#pragma GCC unroll 32
-    for (int i = 0; i < P * kVecs; ++i) {
-      const char* pairs = w + i / kVecs * w_panel + i % kVecs * kLanes * 4;
+    struct Pair {
       Vec first, second;
-      load_bf16_pairs(reinterpret_cast<const uint16_t*>(pairs), first, second);
-#pragma GCC unroll 32
-      for (int r = 0; r < R; ++r) {
-        acc[r][i] = fma(first, splat(row[r]), acc[r][i]);
-        acc[r][i] = fma(second, splat(row[R + r]), acc[r][i]);
-      }
-    }
+    };
+    const float* row = reinterpret_cast<const float*>(x);
+    outer_product<R, P * kVecs>(
+        [=](int i) {
+          const char* pairs = w + i / kVecs * w_panel + i % kVecs * kLanes * 4;
+          Pair weights;
+          load_bf16_pairs(reinterpret_cast<const uint16_t*>(pairs), weights.first, weights.second);
+          return weights;
+        },
+        [=](int r) {
+          return Pair{splat(row[r]), splat(row[R + r])};
+        },
+        [&](int r, int i, const Pair& weights, const Pair& values) {
+          acc[r][i] = fma(weights.first, values.first, acc[r][i]);
+          acc[r][i] = fma(weights.second, values.second, acc[r][i]);
+        });
 #endif
   }
 };
