@@ -67,12 +67,13 @@ struct SampleRow {
     seen = p.seen != nullptr && params.repetition_penalty != 1 ? p.seen + row * p.seen_stride : nullptr;
   }
 
-  // After the penalty. What is no number is never drawn.
+  // After the penalty. What is no number is never drawn. Rounded here: fused with what a kernel does next, the
+  // product would be another number in each kernel, and the best token's distance to itself not 0.
   __device__ __forceinline__ float logit(int32_t id) const {
     float x = logits[id];
     if (x != x) x = -INFINITY;
     if (seen != nullptr && (seen[id / 8] >> id % 8 & 1) != 0) {
-      x = x > 0 ? x / params.repetition_penalty : x * params.repetition_penalty;
+      x = x > 0 ? x / params.repetition_penalty : __fmul_rn(x, params.repetition_penalty);
     }
     return x;
   }
