@@ -6,7 +6,7 @@ import { Dialogue } from "./dialogue.js";
 import { PerEpisodeBuilder } from "./episodes/builder.js";
 import { toEpisodeSettings } from "./episodes/options.js";
 import { EpisodeStreams } from "./episodes/streams.js";
-import { invalidOption, LonghaulError, requireOneOf, requireString, throwIfAborted } from "./errors.js";
+import { invalidOption, requireOneOf, requireString, throwIfAborted } from "./errors.js";
 import { type GenerateOptions, type GenerationDefaults, readGenerationDefaults } from "./generation.js";
 import { type DownloadProgress, type ResolveOptions, resolveModel } from "./hub.js";
 import {
@@ -21,7 +21,7 @@ import {
 import { callNative, type NativeModel, type NativePolicy } from "./native.js";
 import { Sequence } from "./sequence.js";
 import { SingleStream, type Streams } from "./streams.js";
-import { TaskRunner } from "./tasks.js";
+import { disposedError, TaskRunner } from "./tasks.js";
 import { ChatTemplate } from "./text/chat-template.js";
 import { Tokenizer } from "./text/tokenizer.js";
 
@@ -154,7 +154,7 @@ export class Engine {
       throwIfAborted(signal);
       if (weights.status === "rejected") throw weights.reason;
       if (text.status === "rejected") throw text.reason;
-      const parts = { directory, runner, model: runner.native.model(), ...text.value };
+      const parts = { directory, runner, model: runner.call((native) => native.model()), ...text.value };
       return new Engine(parts);
     } catch (error) {
       await runner.dispose();
@@ -273,7 +273,10 @@ export class Engine {
   /** Bytes, as of the last step. */
   memory(): EngineMemory {
     this.#requireAlive();
-    return toEngineMemory(this.#parts.runner.native.memory(), this.tokenizer.tableBytes);
+    return toEngineMemory(
+      this.#parts.runner.call((native) => native.memory()),
+      this.tokenizer.tableBytes,
+    );
   }
 
   /** Rejects everything that is under way with ERR_DISPOSED; resolves when the engine's thread has ended. */
@@ -330,8 +333,4 @@ async function loadText(directory: string): Promise<Pick<Parts, "tokenizer" | "t
 function toUnitLength(vector: Float32Array): Float32Array {
   const length = Math.hypot(...vector);
   return length > 0 ? vector.map((value) => value / length) : vector;
-}
-
-function disposedError(): LonghaulError {
-  return new LonghaulError("ERR_DISPOSED", "the engine was disposed of");
 }

@@ -37,7 +37,7 @@ export class Sequence {
   }
 
   get memory(): NativeSequenceMemory {
-    return this.#runner.native.sequenceMemory(this.#id);
+    return this.#runner.call((native) => native.sequenceMemory(this.#id));
   }
 
   /** The newest tokens that can still be forgotten: those after the last eviction. */
@@ -68,7 +68,7 @@ export class Sequence {
     const tokens = Int32Array.from(ids);
     let drawn = 0;
     const onEvent = (progress: NativeEvent) => {
-      const confirm = (count: number) => this.#runner.native.confirm(progress.task, count);
+      const confirm = (count: number) => this.#runner.call((native) => native.confirm(progress.task, count));
       for (const token of progress.tokens ?? []) {
         drawn++;
         onToken(token, confirm);

@@ -39,10 +39,10 @@ export class TaskRunner {
     return this.#disposed !== undefined;
   }
 
-  /** The native engine, for calls that start nothing. */
-  get native(): NativeEngine {
+  /** Calls the native engine; `run` is for what starts a task. Its errors come out as LonghaulErrors. */
+  call<T>(use: (native: NativeEngine) => T): T {
     if (this.disposed) throw disposedError();
-    return this.#native;
+    return callNative(() => use(this.#native));
   }
 
   /**
@@ -53,7 +53,7 @@ export class TaskRunner {
     start: (native: NativeEngine) => number,
     { signal, onEvent }: TaskOptions = {},
   ): Promise<NativeEvent> {
-    const task = callNative(() => start(this.native));
+    const task = this.call(start);
     const cancel = () => {
       if (!this.disposed) this.#native.cancel(task);
     };
@@ -108,6 +108,6 @@ export class TaskRunner {
   }
 }
 
-function disposedError(): LonghaulError {
+export function disposedError(): LonghaulError {
   return new LonghaulError("ERR_DISPOSED", "the engine was disposed of");
 }
