@@ -43,33 +43,13 @@ __device__ __forceinline__ void mbar_wait(Mbar* bar, uint32_t parity) {
       : "memory");
 }
 
-__device__ __forceinline__ void tma_prefetch(const TensorMap* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-// Loads the box at (c0, c1, ...), c0 along the contiguous dimension, to 1024-aligned shared memory; completes
-// on `bar`.
+// Loads the box at (c0, c1), c0 along the contiguous dimension, to 1024-aligned shared memory; completes on
+// `bar`.
 __device__ __forceinline__ void tma_load_2d(void* dst, const TensorMap* map, Mbar* bar, int c0, int c1) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], "
       "[%2];" ::"r"(smem_addr(dst)),
       "l"(map), "r"(smem_addr(bar)), "r"(c0), "r"(c1)
-      : "memory");
-}
-__device__ __forceinline__ void tma_load_3d(void* dst, const TensorMap* map, Mbar* bar, int c0, int c1,
-                                            int c2) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
-      "[%2];" ::"r"(smem_addr(dst)),
-      "l"(map), "r"(smem_addr(bar)), "r"(c0), "r"(c1), "r"(c2)
-      : "memory");
-}
-__device__ __forceinline__ void tma_load_4d(void* dst, const TensorMap* map, Mbar* bar, int c0, int c1, int c2,
-                                            int c3) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, "
-      "%6}], "
-      "[%2];" ::"r"(smem_addr(dst)),
-      "l"(map), "r"(smem_addr(bar)), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
       : "memory");
 }
 __device__ __forceinline__ void tma_store_2d(const TensorMap* map, const void* src, int c0, int c1) {
@@ -140,17 +120,8 @@ inline void mbar_wait(Mbar* bar, uint32_t parity) {
   emulator::mbarrier_wait(bar, parity);
 }
 
-inline void tma_prefetch(const TensorMap*) {}
 inline void tma_load_2d(void* dst, const TensorMap* map, Mbar* bar, int c0, int c1) {
   const int at[] = {c0, c1};
-  emulator::bulk_copy_to_shared(dst, *map, bar, at);
-}
-inline void tma_load_3d(void* dst, const TensorMap* map, Mbar* bar, int c0, int c1, int c2) {
-  const int at[] = {c0, c1, c2};
-  emulator::bulk_copy_to_shared(dst, *map, bar, at);
-}
-inline void tma_load_4d(void* dst, const TensorMap* map, Mbar* bar, int c0, int c1, int c2, int c3) {
-  const int at[] = {c0, c1, c2, c3};
   emulator::bulk_copy_to_shared(dst, *map, bar, at);
 }
 inline void tma_store_2d(const TensorMap* map, const void* src, int c0, int c1) {

@@ -1,5 +1,5 @@
 // Every PTX instruction the kernels use up to sm_80, one function each, with its emulation beside it. Layouts
-// of fragments are those of the PTX ISA, "Matrix multiply-accumulate instructions"; test/native/cuda states
+// of fragments are those of the PTX ISA, "Matrix multiply-accumulate instructions"; test/native/ptx states
 // them as tests.
 #pragma once
 
@@ -106,7 +106,8 @@ __device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// x, but the compiler cannot see that: what is computed from it is not moved out of a loop, where it would hold registers.
+// x, but the compiler cannot see that: what is computed from it is not moved out of a loop, where it would hold
+// registers.
 __device__ __forceinline__ int opaque(int x) {
   asm volatile("" : "+r"(x));
   return x;
@@ -153,7 +154,9 @@ inline void cp_async_wait_all() {
   emulator::async_wait_all();
 }
 
-inline Bytes16 load16_once(const void* gmem) { return load16(gmem); }
+inline Bytes16 load16_once(const void* gmem) {
+  return load16(gmem);
+}
 
 template <int kMatrices>
 struct MatrixRegisters {

@@ -56,8 +56,7 @@ void read_a(const std::vector<const Wgmma*>& threads, float* a) {
   const Wgmma& first = *threads[0];
   if (!first.a_in_registers) {
     for (int row = 0; row < 64; ++row)
-      for (int k = 0; k < kDepth; ++k)
-        a[row * kDepth + k] = tile_element(first, first.a, first.a_transposed, row, k);
+      for (int k = 0; k < kDepth; ++k) a[row * kDepth + k] = tile_element(first, first.a, false, row, k);
     return;
   }
   for (int t = 0; t < kWarpgroup; ++t)

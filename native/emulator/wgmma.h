@@ -18,8 +18,7 @@ struct Wgmma {
   uint32_t a_registers[4] = {};
   uint64_t a = 0;  // matrix descriptors
   uint64_t b = 0;
-  bool a_transposed = false;  // the tile is stored with M (or N) contiguous instead of K
-  bool b_transposed = false;
+  bool b_transposed = false;  // the tile is stored with N contiguous instead of K
 };
 
 void wgmma_issue(const Wgmma& operation);

@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(128, 1) wgmma_kernel(const uint8_t* a_shared, 
   if constexpr (kRegisters) {
     ptx::wgmma_m64k16<kType, kN, kTransposedB>(rd, ra, b, true);
   } else {
-    ptx::wgmma_m64k16<kType, kN, false, kTransposedB>(rd, ptx::desc128(storage.a), b, true);
+    ptx::wgmma_m64k16<kType, kN, kTransposedB>(rd, ptx::desc128(storage.a), b, true);
   }
   ptx::wgmma_commit();
   ptx::wgmma_wait<0>();
