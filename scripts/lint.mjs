@@ -18,7 +18,7 @@ const listed = [
 ];
 const sources = execFileSync("git", listed, { cwd: root, encoding: "utf8" })
   .split("\0")
-  .filter((file) => /\.(cc|h)$/.test(file));
+  .filter((file) => /\.(cc|h|cu|cuh)$/.test(file));
 
 if (!findProgram("clang-format")) {
   console.log("clang-format not found (Debian: apt-get install clang-format): C++ was left out");
