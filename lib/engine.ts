@@ -177,7 +177,6 @@ export class Engine {
     if (system !== undefined) requireString("system", system);
     const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false, continuation: true });
     const policy = toNativePolicy(memory, model, encode);
-    requireTokenIds("memory.prompt", policy.prompt, model);
     const dialogue = new Dialogue(tokenizer, template, system);
     const streams = await this.#streams(memory, policy, dialogue, signal);
     if (signal?.aborted) {

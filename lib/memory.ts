@@ -124,7 +124,7 @@ export function toNativePolicy(
     sinks: count("sinks", 4, 0),
     window: count("window", 32),
     kernel: count("kernel", 5),
-    prompt: Int32Array.from(policy === "patched-prompt" ? promptIds(options.prompt, encode) : []),
+    prompt: Int32Array.from(policy === "patched-prompt" ? promptIds(options.prompt, model, encode) : []),
     promptAtLastPosition: false,
   };
 }
@@ -154,10 +154,14 @@ function profiledBudgets(budget: unknown, profile: unknown, layers: number): num
   return layerBudgets(similarity, rows, alpha);
 }
 
-function promptIds(prompt: MemoryOptions["prompt"], encode: (text: string) => number[]): number[] {
+function promptIds(
+  prompt: MemoryOptions["prompt"],
+  { vocabularySize }: NativeConfig,
+  encode: (text: string) => number[],
+): number[] {
   const ids = typeof prompt === "string" ? encode(prompt) : prompt;
   if (Array.isArray(ids) && ids.length > 0) {
-    return ids.map((id, index) => requireInteger(`memory.prompt[${index}]`, id, 0, MAX_INT32));
+    return ids.map((id, index) => requireInteger(`memory.prompt[${index}]`, id, 0, vocabularySize - 1));
   }
   throw invalidOption(
     "memory.prompt",

@@ -13,8 +13,9 @@ import { buildDirectory, buildNativeTests, missingFor, testLabel } from "./nativ
 import { close, root, run, runTool } from "./shared.mjs";
 
 const results = path.join(root, "build", "test-results");
-/** What was left out and why: said at the end, where it is seen. */
+/** What was left out and why, and what failed: said at the end, where it is seen. */
 const notes = [];
+const failures = [];
 
 /** Counts of a finished suite; a runner that failed without a failing test counts as one failure. */
 function counts(name, passed, failed, code) {
@@ -50,8 +51,10 @@ async function ctest(variant) {
   const code = run("ctest", [...args, "--timeout", "600", "--progress", "-j", String(availableParallelism())], {
     env: { ...process.env, UBSAN_OPTIONS: "print_stacktrace=1" },
   });
-  const cases = [...readResults(report).matchAll(/<testcase [^>]*\bstatus="(\w+)"/g)].map((match) => match[1]);
-  const passed = cases.filter((status) => status === "run").length;
+  const cases = [...readResults(report).matchAll(/<testcase name="([^"]*)"[^>]*\bstatus="(\w+)"/g)];
+  const broken = cases.filter(([, , status]) => status !== "run").map(([, test]) => test);
+  failures.push(...broken.map((test) => `ctest (${variant}): ${test}`));
+  const passed = cases.length - broken.length;
   return counts(`ctest (${variant})`, passed, cases.length - passed, code);
 }
 
@@ -69,11 +72,17 @@ function vitest(name, config) {
   const reporters = ["--reporter=default", "--reporter=json", `--outputFile.json=${report}`];
   const code = runTool("vitest", ["run", "--config", config, ...reporters]);
   const result = JSON.parse(readResults(report) || "{}");
-  // A file that could not be imported is a failed suite without a test.
-  const broken = (result.testResults ?? []).filter(
-    (file) => file.status === "failed" && !file.assertionResults.some((test) => test.status === "failed"),
-  );
-  return counts(name, result.numPassedTests ?? 0, (result.numFailedTests ?? 0) + broken.length, code);
+  const broken = (result.testResults ?? []).flatMap((file) => {
+    const tests = file.assertionResults.filter((test) => test.status === "failed");
+    if (tests.length > 0) return tests.map((test) => [file, test.fullName, test.failureMessages]);
+    // A file that could not be imported is a failed suite without a test.
+    return file.status === "failed" ? [[file, "the file", [file.message]]] : [];
+  });
+  for (const [file, test, [message = ""]] of broken) {
+    const [reason] = message.split("\n");
+    failures.push(`${name}: ${path.relative(root, file.name)}: ${test}: ${reason}`);
+  }
+  return counts(name, result.numPassedTests ?? 0, broken.length, code);
 }
 
 /** What JavaScript sees of an emulated GPU, and of its failures. */
@@ -121,4 +130,5 @@ for (const suite of wanted.flatMap((name) => SUITES[name])) {
   total.failed += count.failed;
 }
 for (const note of notes) console.log(note);
+for (const failure of failures) console.log(`failed: ${failure}`);
 close(total);

@@ -201,7 +201,8 @@ TEST_F(EngineTest, TokensOfASlowReaderComeAsOneEvent) {
   EXPECT_EQ(events[0].kind, EventKind::kProgress);
   EXPECT_EQ(events[1].tokens.size(), 20u);
   EXPECT_EQ(events[2].finish, FinishReason::kLength);
-  EXPECT_LE(notices - before, 2);
+  // One for the answer, one for the release; that of the sequence's making may still have been on its way.
+  EXPECT_LE(notices - before, 3);
 }
 
 TEST_F(EngineTest, DisposalFailsEveryTask) {
