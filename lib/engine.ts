@@ -9,6 +9,7 @@ import { EpisodeStreams } from "./episodes/streams.js";
 import { invalidOption, requireOneOf, requireString, throwIfAborted } from "./errors.js";
 import { type GenerateOptions, type GenerationDefaults, readGenerationDefaults } from "./generation.js";
 import { type DownloadProgress, type ResolveOptions, resolveModel } from "./hub.js";
+import { instructionTurn } from "./instruction.js";
 import {
   defaultKvBytes,
   type EngineMemory,
@@ -175,8 +176,10 @@ export class Engine {
     this.#requireAlive(signal);
     const { tokenizer, template, model, defaults } = this.#parts;
     if (system !== undefined) requireString("system", system);
-    const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false, continuation: true });
-    const policy = toNativePolicy(memory, model, encode);
+    const policy = toNativePolicy(memory, model, {
+      encode: (text) => tokenizer.encode(text, { addSpecialTokens: false, continuation: true }),
+      instruct: (instruction) => instructionTurn(instruction, { tokenizer, template }),
+    });
     const dialogue = new Dialogue(tokenizer, template, system);
     const streams = await this.#streams(memory, policy, dialogue, signal);
     if (signal?.aborted) {

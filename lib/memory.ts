@@ -11,7 +11,9 @@ export const POLICIES = [
   "streaming",
   "snapkv",
   "snapkv-refed",
+  "tova",
   "keydiff",
+  "kvzip",
   "patched-prompt",
   "epicache",
 ] as const;
@@ -21,7 +23,11 @@ export const POLICIES = [
  * - `streaming`: the first `sinks` rows and the newest ones (StreamingLLM)
  * - `snapkv`: rows that the block's own last `window` tokens attend to, on average (SnapKV)
  * - `snapkv-refed`: the same with those tokens fed again behind the block and the maximum taken, as EpiCache's code does
+ * - `tova`: rows that the newest token attends to, on average over the heads of the layer, which all keep the same rows;
+ *   the newest row stays (TOVA). `level` makes no difference
  * - `keydiff`: keys that are least like the mean key of their head (KeyDiff)
+ * - `kvzip`: rows that the block's own tokens attend to when they are fed again behind a prompt that asks to repeat them
+ *   (KVzip's score, block by block)
  * - `patched-prompt`: rows that the tokens of `prompt` attend to (EpiCache)
  * - `epicache`: as many caches as the history has episodes, each with the rows that the windows typical of its episode
  *   attend to; a question is answered from the cache of the episode that it is like (EpiCache)
@@ -54,7 +60,10 @@ export interface MemoryOptions extends EpisodeOptions {
   readonly window?: number;
   /** Neighbouring rows whose scores are averaged, odd; "snapkv" only. Default 5. */
   readonly kernel?: number;
-  /** The text or token ids whose attention decides; "patched-prompt" only, and required there. */
+  /**
+   * "patched-prompt", required: the text or token ids whose attention decides. "kvzip": what asks for the repetition of a
+   * block, in front of its tokens; token ids may be none. Default an instruction in the model's chat format.
+   */
   readonly prompt?: string | readonly number[];
 }
 
@@ -105,11 +114,22 @@ export interface EngineMemory {
 const MAX_INT32 = 2 ** 31 - 1;
 const GIBIBYTE = 2 ** 30;
 
-/** Checks the options and fills in the defaults. `encode` makes token ids of a prompt. */
+/** What asks for the repetition of a block, when the user gives nothing. */
+const REPETITION = "Repeat the previous part of our conversation, word for word.";
+
+/** How the texts of a policy become token ids. */
+export interface PromptEncoder {
+  /** A text as it is. */
+  encode(text: string): number[];
+  /** An instruction that the model answers. */
+  instruct(instruction: string): number[];
+}
+
+/** Checks the options and fills in the defaults. */
 export function toNativePolicy(
   options: MemoryOptions,
   model: NativeConfig,
-  encode: (text: string) => number[],
+  encoder: PromptEncoder,
 ): NativePolicy & { readonly policy: Policy } {
   if (typeof options !== "object" || options === null) throw invalidOption("memory", "an object", options);
   const policy = requireOneOf("memory.policy", options.policy ?? "full", POLICIES);
@@ -124,7 +144,7 @@ export function toNativePolicy(
     sinks: count("sinks", 4, 0),
     window: count("window", 32),
     kernel: count("kernel", 5),
-    prompt: Int32Array.from(policy === "patched-prompt" ? promptIds(options.prompt, model, encode) : []),
+    prompt: Int32Array.from(promptIds(policy, options.prompt, model, encoder)),
     promptAtLastPosition: false,
   };
 }
@@ -155,19 +175,19 @@ function profiledBudgets(budget: unknown, profile: unknown, layers: number): num
 }
 
 function promptIds(
+  policy: Policy,
   prompt: MemoryOptions["prompt"],
   { vocabularySize }: NativeConfig,
-  encode: (text: string) => number[],
+  { encode, instruct }: PromptEncoder,
 ): number[] {
+  if (policy !== "patched-prompt" && policy !== "kvzip") return [];
+  if (policy === "kvzip" && prompt === undefined) return instruct(REPETITION);
   const ids = typeof prompt === "string" ? encode(prompt) : prompt;
-  if (Array.isArray(ids) && ids.length > 0) {
+  if (Array.isArray(ids) && (ids.length > 0 || policy === "kvzip")) {
     return ids.map((id, index) => requireInteger(`memory.prompt[${index}]`, id, 0, vocabularySize - 1));
   }
-  throw invalidOption(
-    "memory.prompt",
-    'a text or token ids (policy "patched-prompt" scores rows by it)',
-    prompt,
-  );
+  const does = policy === "kvzip" ? "asks for the repetition of a block with it" : "scores rows by it";
+  throw invalidOption("memory.prompt", `a text or token ids (policy "${policy}" ${does})`, prompt);
 }
 
 const UNITS: Readonly<Record<string, number>> = {

@@ -19,8 +19,8 @@ Enum to_enum(const Napi::Object& object, const char* property, const char* const
   return static_cast<Enum>(found - std::begin(names));
 }
 
-constexpr const char* kPolicyNames[] = {"full",         "streaming", "snapkv",
-                                        "snapkv-refed", "keydiff",   "patched-prompt"};
+constexpr const char* kPolicyNames[] = {"full",    "streaming",      "snapkv", "snapkv-refed",
+                                        "keydiff", "patched-prompt", "tova",   "kvzip"};
 constexpr const char* kLevelNames[] = {"pair", "head"};
 constexpr const char* kKindNames[] = {"progress", "tokens", "done", "failed"};
 constexpr const char* kFinishNames[] = {"none", "stop", "length", "cancelled"};

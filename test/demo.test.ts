@@ -98,6 +98,15 @@ describe("demo", () => {
   });
 });
 
+it("runs the other policies too", () => {
+  const args = ["--dialogues", "2", "--questions", "16", "--tokens", "512", "--budgets", "64"];
+  const { rows, stdout } = measured("others.json", ...args, "--policies", "snapkv-refed,tova,kvzip");
+  // Every token of a block is in hand twice.
+  expect(find(rows, "kvzip", 64).peakBytes).toBeGreaterThan(find(rows, "tova", 64).peakBytes);
+  for (const { budget, rowsKept } of rows) expect(rowsKept).toBeCloseTo(budget === null ? 1 : 64 / 508, 2);
+  expect(stdout).toContain("kvzip feeds the tokens of each block once more");
+});
+
 it("remembers dialogues in episodes, which costs as many memories", () => {
   const args = ["--dialogues", "2", "--questions", "16", "--tokens", "1024", "--budgets", "128"];
   const { rows, stdout } = measured(

@@ -10,7 +10,16 @@ import { measure } from "./measure.mjs";
 import { chooseQuestions, episodicMemory, observingPrompt } from "./questions.mjs";
 import { explanation, introduction, table } from "./report.mjs";
 
-const POLICIES = ["streaming", "snapkv", "snapkv-refed", "keydiff", "patched-prompt", "epicache"];
+const POLICIES = [
+  "streaming",
+  "snapkv",
+  "snapkv-refed",
+  "tova",
+  "keydiff",
+  "kvzip",
+  "patched-prompt",
+  "epicache",
+];
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
 const HELP = `npm run demo -- [options]: what a small model remembers of long dialogues in little memory

@@ -43,12 +43,15 @@ export function explanation({ block, promptPairs, episodes, policies }) {
   const episodic = `
 epicache keeps ${episodes} such memories of one dialogue, one an episode, and reads the dialogue once for each: its peak and its rows
 are those of all of them. It finds episodes and matches questions by the words of their topics.`;
+  const repeated = `
+kvzip feeds the tokens of each block once more, behind an instruction to repeat them, and scores rows by their attention: they
+are in its peak too.`;
   return `
 How to read it: "answers right" counts answers with the very value that was stated. "peak KV" is the most that keys and
 values of one conversation ever took, inside prefill passes (blocks of ${block} tokens) too: full KV grows with the history, the
 others do not. "first token" is the time from asking to the first token of the answer. Times and rates are medians.
 patched-prompt scores rows by the attention of a fixed prompt: ${promptPairs} made-up pairs of an entity and an attribute, none of
-them stated in the dialogue; the prompt's own rows are in its peak too.${policies.includes("epicache") ? episodic : ""}
+them stated in the dialogue; the prompt's own rows are in its peak too.${policies.includes("kvzip") ? repeated : ""}${policies.includes("epicache") ? episodic : ""}
 This model's fact tokens are outliers among the keys, which KeyDiff rewards: this order of policies is no general one.`;
 }
 

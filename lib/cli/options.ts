@@ -119,6 +119,12 @@ export const memoryOptions: OptionSpecs = {
     help: "patched-prompt: the text whose attention scores a block",
     group: "Memory",
   },
+  "repeat-prompt": {
+    type: "string",
+    value: "TEXT",
+    help: "kvzip: the text that asks for the repetition of a block; default an instruction",
+    group: "Memory",
+  },
   episodes: {
     type: "string",
     value: "N",
@@ -178,7 +184,15 @@ export function readSamplingOptions(values: Arguments) {
 export function readMemoryOptions(values: Arguments) {
   const policy = values.choice("policy", POLICIES) ?? "full";
   const evicting = POLICIES.filter((name) => name !== "full");
-  for (const option of ["budget", "tail", "level"]) belongsTo(values, policy, option, evicting);
+  for (const option of ["budget", "tail"]) belongsTo(values, policy, option, evicting);
+  // The heads of these keep the same rows.
+  const alike = ["streaming", "tova"];
+  belongsTo(
+    values,
+    policy,
+    "level",
+    evicting.filter((name) => !alike.includes(name)),
+  );
   if (policy !== "full" && !values.has("budget")) throw new UsageError(`--policy ${policy} needs a --budget`);
   belongsTo(values, policy, "sinks", ["streaming"]);
   belongsTo(values, policy, "window", ["snapkv", "snapkv-refed"]);
@@ -186,6 +200,7 @@ export function readMemoryOptions(values: Arguments) {
   belongsTo(values, policy, "patched-prompt", ["patched-prompt"]);
   if (policy === "patched-prompt" && !values.has("patched-prompt"))
     throw new UsageError("--policy patched-prompt needs a --patched-prompt");
+  belongsTo(values, policy, "repeat-prompt", ["kvzip"]);
   for (const option of EPISODE_OPTIONS) belongsTo(values, policy, option, ["epicache"]);
   const windows = defined({
     by: values.choice("windows", WINDOW_UNITS),
@@ -200,7 +215,7 @@ export function readMemoryOptions(values: Arguments) {
     sinks: values.integer("sinks", 0),
     window: values.integer("window", 1),
     kernel: values.integer("kernel", 1),
-    prompt: values.text("patched-prompt"),
+    prompt: values.text("patched-prompt") ?? values.text("repeat-prompt"),
     episodes: readEpisodes(values),
     windows: Object.keys(windows).length > 0 ? windows : undefined,
     representatives: values.integer("representatives", 1),

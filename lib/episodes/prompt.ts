@@ -1,3 +1,4 @@
+import { instructionTurn } from "../instruction.js";
 import type { ChatTemplate } from "../text/chat-template.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import type { History } from "./history.js";
@@ -8,12 +9,6 @@ export const INSTRUCTION =
   "of people they are, what happened and on which dates, details, promises and plans, opinions, relationships, feelings, " +
   "and everything they went through that others do not.";
 
-/** Any exchange: the text of a turn behind it has no beginning of a stream in it. */
-const BEFORE = [
-  { role: "user", content: "Hello." },
-  { role: "assistant", content: "Hello." },
-];
-
 /** Token ids of an episode's patched prompt: the instruction as a user's turn, then its windows as the model's answer. */
 export function patchedPrompt(
   windows: readonly string[],
@@ -21,11 +16,7 @@ export function patchedPrompt(
   instruction: string | null,
   { tokenizer, template }: { readonly tokenizer: Tokenizer; readonly template: ChatTemplate },
 ): number[] {
-  const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false });
   const text = windows.join(separator === "\n" ? "\n\n" : " ");
-  if (instruction === null) return encode(text);
-  if (!template.available) return [...encode(`${instruction}\n\n`), ...encode(text)];
-  const added = [{ role: "user", content: instruction }];
-  const turn = template.append({ history: BEFORE, added, addGenerationPrompt: true });
-  return [...encode(turn.text), ...encode(text)];
+  const ids = tokenizer.encode(text, { addSpecialTokens: false });
+  return instruction === null ? ids : [...instructionTurn(instruction, { tokenizer, template }), ...ids];
 }

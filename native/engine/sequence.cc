@@ -95,12 +95,7 @@ bool Sequence::tail_holds(int64_t rows) const {
 
 Status Sequence::prefill(std::span<const int32_t> tokens, PassObserver* observer) {
   if (!policy_.bounded()) return extend(tokens, observer);
-  std::span<const int32_t> observers;
-  if (policy_.kind == PolicyKind::kPatchedPrompt) observers = policy_.prompt;
-  if (policy_.kind == PolicyKind::kSnapKvRefed) {
-    observers = tokens.last(std::min<size_t>(tokens.size(), static_cast<size_t>(policy_.window)));
-  }
-  LONGHAUL_TRY(pass(tokens, observers, true, observer));
+  LONGHAUL_TRY(pass(tokens, observers_behind(tokens), true, observer));
   tail_rows_ = 0;
   return Status();
 }
@@ -114,12 +109,23 @@ Status Sequence::extend(std::span<const int32_t> tokens, PassObserver* observer)
 
 Status Sequence::evict_tail(PassObserver* observer) {
   LONGHAUL_ASSERT(policy_.bounded());
-  std::span<const int32_t> observers;
-  if (policy_.kind == PolicyKind::kPatchedPrompt) observers = policy_.prompt;
-  if (policy_.kind == PolicyKind::kSnapKv || policy_.kind == PolicyKind::kSnapKvRefed) observers = recent_;
-  LONGHAUL_TRY(pass({}, observers, true, observer));
+  LONGHAUL_TRY(pass({}, observers_behind({}), true, observer));
   tail_rows_ = 0;
   return Status();
+}
+
+std::vector<int32_t> Sequence::observers_behind(std::span<const int32_t> block) const {
+  std::vector<int32_t> observers;
+  if (policy_.kind == PolicyKind::kPatchedPrompt || policy_.kind == PolicyKind::kKvZip) {
+    observers = policy_.prompt;
+  }
+  const bool own_queries = policy_.kind == PolicyKind::kSnapKv || policy_.kind == PolicyKind::kTova;
+  if (!own_queries || block.empty()) {
+    const std::span<const int32_t> newest = block.empty() ? std::span<const int32_t>(recent_) : block;
+    const size_t count = std::min(newest.size(), static_cast<size_t>(policy_.observing_tokens()));
+    observers.insert(observers.end(), newest.end() - static_cast<int64_t>(count), newest.end());
+  }
+  return observers;
 }
 
 Status Sequence::broken(const Status& status) {
@@ -172,8 +178,8 @@ Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> 
   last_row_ = static_cast<int64_t>(tokens.size()) - 1;
   tokens_seen_ = end;
   recent_.insert(recent_.end(), tokens.begin(), tokens.end());
-  const size_t window = static_cast<size_t>(policy_.window);
-  if (recent_.size() > window) recent_.erase(recent_.begin(), recent_.end() - static_cast<int64_t>(window));
+  const size_t most = static_cast<size_t>(policy_.observing_tokens());
+  if (recent_.size() > most) recent_.erase(recent_.begin(), recent_.end() - static_cast<int64_t>(most));
   return Status();
 }
 

@@ -69,6 +69,8 @@ class Sequence {
   Sequence(Transformer& model, PagePool& pool, MemoryPolicy policy)
       : model_(model), pool_(pool), policy_(std::move(policy)) {}
 
+  // Token ids that are fed behind a block, or behind a full tail when the block is empty, to score the rows.
+  std::vector<int32_t> observers_behind(std::span<const int32_t> block) const;
   Status broken(const Status& status);
   // Ok when there is no damage and nothing under way.
   Status settled();
@@ -82,7 +84,7 @@ class Sequence {
   int64_t tokens_seen_ = 0;
   int32_t tail_rows_ = 0;
   int64_t last_row_ = 0;
-  std::vector<int32_t> recent_;                        // the newest tokens, at most `window`, to be fed again
+  std::vector<int32_t> recent_;                        // the newest tokens, as many as observe, to be fed again
   std::vector<int32_t> pass_tokens_, pass_positions_;  // kept between passes: a decode step allocates nothing
   Status damage_;  // a pass broke off inside: layers disagree, nothing more can be done with it
 };

@@ -10,6 +10,10 @@ EvictionScratch EvictionScratch::lay_out(Arena& arena, Backend& backend, const P
   scratch.scores = arena.take(DType::kF32, {kv_heads, capacity});
   scratch.kept = arena.take(DType::kI32, {kv_heads, capacity});
   scratch.kept_count = arena.take(DType::kI32, {kv_heads});
+  scratch.layer_scores = arena.take(DType::kF32, {1, capacity});
+  scratch.layer_weights = arena.take(DType::kF32, {capacity / kPageRows, 1});
+  scratch.equal_weights = arena.take(DType::kF32, {kv_heads, capacity / kPageRows, 1});
+  scratch.first_row = arena.take(DType::kI32, {kv_heads});
   const Ops& ops = backend.ops();
   const Tensor q = Tensor::dense(nullptr, DType::kF32, {queries, heads, pages.k.shape[2]});
   const size_t bytes = std::max(
@@ -19,6 +23,26 @@ EvictionScratch EvictionScratch::lay_out(Arena& arena, Backend& backend, const P
   scratch.workspace = {arena.take_bytes(bytes), bytes};
   return scratch;
 }
+
+namespace {
+
+// Puts the mean of each row's scores over the heads in the place of all of them. Heads must hold the same rows.
+Status share_scores(Backend& backend, Stream& stream, const EvictionScratch& scratch) {
+  const int64_t kv_heads = scratch.scores.shape[0];
+  const int64_t pages = scratch.scores.shape[1] / kPageRows;
+  const Tensor& mean = scratch.layer_scores;
+  // Attention states with equal sums of weights merge into their mean. A page's rows are one state, so that the
+  // states are no longer than those of attention.
+  LONGHAUL_TRY(run(
+      backend, stream,
+      MergeStatesArgs{.parts = Tensor::dense(scratch.scores.data, DType::kF32, {kv_heads, pages, 1, kPageRows}),
+                      .parts_lse = scratch.equal_weights,
+                      .out = Tensor::dense(mean.data, DType::kF32, {pages, 1, kPageRows}),
+                      .lse = scratch.layer_weights}));
+  return run(backend, stream, GatherRowsArgs{.x = mean, .index = scratch.first_row, .out = scratch.scores});
+}
+
+}  // namespace
 
 Status evict_layer(Backend& backend, Stream& stream, const PageArrays& pages, const MemoryPolicy& policy,
                    const EvictionInput& input, const EvictionScratch& scratch, EvictionObserver* observer) {
@@ -54,10 +78,11 @@ Status evict_layer(Backend& backend, Stream& stream, const PageArrays& pages, co
           scratch.workspace));
       break;
     case PolicyKind::kSnapKv:
+    case PolicyKind::kTova:
       score.reduce = ScoreReduce::kMean;
-      score.pool_kernel = policy.pool_kernel;
+      if (policy.kind == PolicyKind::kSnapKv) score.pool_kernel = policy.pool_kernel;
       if (input.observers == 0) {
-        const int32_t window = std::min(policy.window, input.rows);
+        const int32_t window = std::min(policy.observing_tokens(), input.rows);
         score.q = input.q.slice(input.rows - window, window);
         score.window = window;
         select.protect_last = window;
@@ -66,9 +91,15 @@ Status evict_layer(Backend& backend, Stream& stream, const PageArrays& pages, co
         select.protect_last = input.observers;
       }
       LONGHAUL_TRY(run(backend, stream, score, scratch.workspace));
+      if (policy.kind == PolicyKind::kTova) {
+        // At level kPair a tie could go to one head only, and the heads' rows would part.
+        select.level = SelectLevel::kHead;
+        LONGHAUL_TRY(share_scores(backend, stream, scratch));
+      }
       break;
     case PolicyKind::kSnapKvRefed:
     case PolicyKind::kPatchedPrompt:
+    case PolicyKind::kKvZip:
       LONGHAUL_TRY(run(backend, stream, score, scratch.workspace));
       break;
   }

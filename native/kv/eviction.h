@@ -13,9 +13,14 @@ struct EvictionScratch {
   Tensor scores;      // [kv_heads, capacity] f32
   Tensor kept;        // [kv_heads, capacity] i32
   Tensor kept_count;  // [kv_heads] i32
+  // kTova, whose heads share their scores. Memory of a backend is zeroed, and nobody writes to the last two.
+  Tensor layer_scores;   // [1, capacity] f32
+  Tensor layer_weights;  // [capacity / page, 1] f32
+  Tensor equal_weights;  // [kv_heads, capacity / page, 1] f32, zero
+  Tensor first_row;      // [kv_heads] i32, zero
   Workspace workspace;
 
-  // For heads of up to `capacity` rows and up to `queries` observing rows of `heads` query heads.
+  // For heads of up to `capacity` rows, whole pages, and up to `queries` observing rows of `heads` query heads.
   static EvictionScratch lay_out(Arena& arena, Backend& backend, const PageArrays& pages, int32_t kv_heads,
                                  int64_t capacity, int32_t queries, int32_t heads);
 };

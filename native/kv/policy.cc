@@ -4,17 +4,24 @@
 
 namespace longhaul {
 
-int32_t MemoryPolicy::observers() const {
+int32_t MemoryPolicy::observing_tokens() const {
   switch (kind) {
-    case PolicyKind::kPatchedPrompt:
-      return static_cast<int32_t>(prompt.size());
-    // kSnapKv observes with re-fed tokens only when a full tail is evicted without a block in hand.
+    // kSnapKv and kTova feed them again only when a full tail is evicted without a block in hand.
     case PolicyKind::kSnapKv:
     case PolicyKind::kSnapKvRefed:
       return window;
+    case PolicyKind::kTova:
+      return 1;
+    case PolicyKind::kKvZip:
+      return block;
     default:
       return 0;
   }
+}
+
+int64_t MemoryPolicy::observers() const {
+  const bool prompted = kind == PolicyKind::kPatchedPrompt || kind == PolicyKind::kKvZip;
+  return (prompted ? static_cast<int64_t>(prompt.size()) : 0) + observing_tokens();
 }
 
 Status check(const MemoryPolicy& policy, const KvGeometry& geometry) {

@@ -17,6 +17,8 @@ enum class PolicyKind : uint8_t {
   kSnapKvRefed,    // as EpiCache's code runs it: the block's last tokens fed again behind it, max attention
   kKeyDiff,        // KeyDiff: keys least like the mean key of their head
   kPatchedPrompt,  // EpiCache: max attention of a given prompt behind each block
+  kTova,           // TOVA: mean attention, over the heads of the layer, of the newest token, which stays
+  kKvZip,          // KVzip: max attention of the block fed again behind a prompt that asks to repeat it
 };
 
 // Rows are rows of one KV head in one layer.
@@ -29,13 +31,15 @@ struct MemoryPolicy {
   int32_t sinks = 4;             // kStreaming
   int32_t window = 32;           // kSnapKv*: queries that observe
   int32_t pool_kernel = 5;       // kSnapKv: neighbours averaged
-  std::vector<int32_t> prompt;   // kPatchedPrompt: its token ids
+  std::vector<int32_t> prompt;   // kPatchedPrompt, kKvZip: its token ids; of kKvZip it may be empty
   bool prompt_at_last_position =
       false;  // published code's off-by-one: the prompt starts at the block's last position
 
   bool bounded() const { return kind != PolicyKind::kFull; }
+  // Newest tokens that observe: by their own queries or fed again behind a block or a full tail.
+  int32_t observing_tokens() const;
   // P: rows that observe behind a block and are dropped again.
-  int32_t observers() const;
+  int64_t observers() const;
 };
 
 // Checks the policy against the model's shape; kInvalidArgument names the option.

@@ -72,6 +72,14 @@ describe("options", () => {
     ]);
   });
 
+  it("reads the prompt of a policy by its own name", () => {
+    const common = ["--budget", "64"];
+    const repeated = readMemoryOptions(parse("--policy", "kvzip", ...common, "--repeat-prompt", "again"));
+    expect(repeated).toEqual({ policy: "kvzip", budget: 64, prompt: "again" });
+    const patched = readMemoryOptions(parse("--policy", "patched-prompt", ...common, "--patched-prompt", "x"));
+    expect(patched).toEqual({ policy: "patched-prompt", budget: 64, prompt: "x" });
+  });
+
   it("reads episodes, a number or a range, and their windows", () => {
     const episodic = ["--policy", "epicache", "--budget", "64"];
     expect(readMemoryOptions(parse(...episodic))).toEqual({ policy: "epicache", budget: 64 });
@@ -119,6 +127,18 @@ describe("options", () => {
       "--episodes must be an integer of at least 1",
     ],
     [["--policy", "epicache", "--budget", "64", "--windows", "days"], "--windows must be one of utterances"],
+    [
+      ["--policy", "kvzip", "--budget", "64", "--patched-prompt", "x"],
+      "--patched-prompt does nothing for --policy kvzip, only for patched-prompt",
+    ],
+    [
+      ["--policy", "keydiff", "--budget", "64", "--repeat-prompt", "x"],
+      "--repeat-prompt does nothing for --policy keydiff, only for kvzip",
+    ],
+    [
+      ["--policy", "tova", "--budget", "64", "--level", "head"],
+      "--level does nothing for --policy tova, only for snapkv",
+    ],
     [["--level", "head"], "--level does nothing for --policy full"],
   ])("refuses %j", (args, message) => {
     expect(() => readMemoryOptions(parse(...args))).toThrow(UsageError);

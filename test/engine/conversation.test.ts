@@ -92,7 +92,7 @@ describe("a conversation", () => {
     for (const heads of after.rows) for (const rows of heads) expect(rows).toBeLessThanOrEqual(2 * 192 + 64);
   });
 
-  it.each(["streaming", "snapkv", "snapkv-refed", "keydiff"] as const)(
+  it.each(["streaming", "snapkv", "snapkv-refed", "tova", "keydiff", "kvzip"] as const)(
     "runs with policy %s",
     async (policy) => {
       await using conversation = await engine.conversation({
@@ -110,6 +110,41 @@ describe("a conversation", () => {
       expect(conversation.memory().tokensSeen).toBe(tokens + answer.usage.promptTokens + 69);
     },
   );
+
+  it("keeps the same rows in every head with policy tova, whatever the level", async () => {
+    await using conversation = await engine.conversation({
+      memory: { policy: "tova", budget: [64, 48, 80], block: 96, tail: 32, level: "pair" },
+    });
+    await conversation.ingest(recallDialogue(500).text);
+    expect(conversation.memory().rows).toEqual([
+      [64, 64],
+      [48, 48],
+      [80, 80],
+    ]);
+  });
+
+  it.each([
+    [undefined, " user : Repeat the previous part of our conversation, word for word. assistant :"],
+    [" user : again", " user : again"],
+    [[], ""],
+  ])("scores a block by its repetition behind %j with policy kvzip", async (prompt, text) => {
+    const tokens = engine.tokenizer.encode(recallDialogue(500).text).slice(0, 96);
+    const instruction = engine.tokenizer.encode(text, { addSpecialTokens: false });
+    const common = { budget: 40, block: 96, tail: 32 };
+    const memories = [];
+    for (const memory of [
+      { ...common, policy: "kvzip", ...(prompt === undefined ? {} : { prompt }) } as const,
+      { ...common, policy: "patched-prompt", prompt: [...instruction, ...tokens] } as const,
+    ]) {
+      await using conversation = await engine.conversation({ memory });
+      await conversation.ingest(tokens);
+      const answer = await conversation.ask("rex color ?", { maxTokens: 8, stopTokens: [] }).result();
+      const { policy, ...held } = conversation.memory();
+      expect(policy).toBe(memory.policy);
+      memories.push({ ...held, answer: answer.tokens });
+    }
+    expect(memories[0]).toEqual(memories[1]);
+  });
 
   it("equals full attention while the budget holds the whole history", async () => {
     const { text, questions } = recallDialogue(500);
@@ -255,6 +290,11 @@ describe("options that are wrong", () => {
       { policy: "patched-prompt", budget: 8, prompt: [832] },
       /^memory.prompt\[0\] must be an integer from 0 to 831, got 832$/,
     ],
+    [
+      { policy: "kvzip", budget: 8, prompt: 5 as never },
+      /^memory.prompt must be a text or token ids \(policy "kvzip" asks/,
+    ],
+    [{ policy: "kvzip", budget: 8, prompt: [-1] }, /^memory.prompt\[0\] must be an integer from 0 to 831/],
     [{ policy: "streaming", budget: 4 }, /sinks \(4\) must be below the budget \(4 rows\)/],
     [{ policy: "snapkv", budget: 64, kernel: 4 }, /kernel must be odd/],
     [{ policy: "keydiff", budget: 8, block: 0 }, /^memory.block must be/],

@@ -30,7 +30,7 @@ describe("a call that starts no task", () => {
   it("fails with a LonghaulError, as tasks do", async () => {
     const sequence = await Sequence.create(
       runner,
-      toNativePolicy({}, config, () => []),
+      toNativePolicy({}, config, { encode: () => [], instruct: () => [] }),
     );
     expect(sequence.memory.tokensSeen).toBe(0);
     await sequence.release();

@@ -74,7 +74,7 @@ TEST_P(BoundedMemory, NeverPassesItsReservation) {
     Machine machine = make_machine(GetParam(), shape);
 
     MemoryPolicy policy;
-    policy.kind = static_cast<PolicyKind>(pick(1, 5));
+    policy.kind = static_cast<PolicyKind>(pick(1, 7));
     policy.level = pick(0, 1) == 0 ? SelectLevel::kPair : SelectLevel::kHead;
     policy.block = pick(1, 60);
     policy.tail = pick(1, 40);
@@ -132,8 +132,9 @@ TEST_P(BoundedMemory, NeverPassesItsReservation) {
 // A budget that holds the whole history changes nothing: same logits as full attention, to the bit, because the
 // passes and the rows they see are the same.
 TEST_P(BoundedMemory, AmpleBudgetEqualsFullAttention) {
-  for (PolicyKind kind : {PolicyKind::kStreaming, PolicyKind::kSnapKv, PolicyKind::kSnapKvRefed,
-                          PolicyKind::kKeyDiff, PolicyKind::kPatchedPrompt}) {
+  for (PolicyKind kind :
+       {PolicyKind::kStreaming, PolicyKind::kSnapKv, PolicyKind::kSnapKvRefed, PolicyKind::kKeyDiff,
+        PolicyKind::kPatchedPrompt, PolicyKind::kTova, PolicyKind::kKvZip}) {
     RandomModel shape;
     Machine machine = make_machine(GetParam(), shape);
     std::mt19937 random(11);

@@ -5,7 +5,6 @@
 #include <fstream>
 #include <random>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "model/temporary_directory.h"
@@ -25,8 +24,49 @@ struct RandomModel {
   uint32_t seed = 1;
 };
 
-inline void write_model(const RandomModel& m, const std::string& directory) {
+struct NamedTensor {
+  std::string name;
+  std::vector<int> shape;
+  std::vector<float> values;
+};
+
+// The weights of the model, in the order of its file.
+inline std::vector<NamedTensor> random_tensors(const RandomModel& m) {
+  std::vector<NamedTensor> tensors{{"model.embed_tokens.weight", {m.vocab, m.hidden}, {}},
+                                   {"lm_head.weight", {m.vocab, m.hidden}, {}},
+                                   {"model.norm.weight", {m.hidden}, {}}};
+  for (int i = 0; i < m.layers; ++i) {
+    const std::string layer = "model.layers." + std::to_string(i) + ".";
+    const int q = m.heads * m.head_dim;
+    const int kv = m.kv_heads * m.head_dim;
+    tensors.push_back({layer + "input_layernorm.weight", {m.hidden}, {}});
+    tensors.push_back({layer + "post_attention_layernorm.weight", {m.hidden}, {}});
+    tensors.push_back({layer + "self_attn.q_proj.weight", {q, m.hidden}, {}});
+    tensors.push_back({layer + "self_attn.k_proj.weight", {kv, m.hidden}, {}});
+    tensors.push_back({layer + "self_attn.v_proj.weight", {kv, m.hidden}, {}});
+    tensors.push_back({layer + "self_attn.o_proj.weight", {m.hidden, q}, {}});
+    if (m.qk_norm) {
+      tensors.push_back({layer + "self_attn.q_norm.weight", {m.head_dim}, {}});
+      tensors.push_back({layer + "self_attn.k_norm.weight", {m.head_dim}, {}});
+    }
+    tensors.push_back({layer + "mlp.gate_proj.weight", {m.ff, m.hidden}, {}});
+    tensors.push_back({layer + "mlp.up_proj.weight", {m.ff, m.hidden}, {}});
+    tensors.push_back({layer + "mlp.down_proj.weight", {m.hidden, m.ff}, {}});
+  }
+
   std::mt19937 random(m.seed);
+  for (NamedTensor& tensor : tensors) {
+    size_t count = 1;
+    for (int extent : tensor.shape) count *= static_cast<size_t>(extent);
+    // Norms near one, matrices wide enough that attention is peaked: scores then differ between rows.
+    const bool norm = tensor.shape.size() == 1;
+    std::normal_distribution<float> normal(norm ? m.norm : 0.0f, norm ? 0.1f : 0.3f);
+    for (size_t i = 0; i < count; ++i) tensor.values.push_back(normal(random));
+  }
+  return tensors;
+}
+
+inline void write_model(const RandomModel& m, const std::string& directory) {
   std::ofstream(directory + "/config.json")
       << "{\"architectures\":[\"" << (m.qk_norm ? "Qwen3ForCausalLM" : "LlamaForCausalLM")
       << "\"],\"hidden_act\":\"silu\",\"hidden_size\":" << m.hidden << ",\"intermediate_size\":" << m.ff
@@ -36,42 +76,16 @@ inline void write_model(const RandomModel& m, const std::string& directory) {
       << ",\"max_position_embeddings\":4096,\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,"
          "\"tie_word_embeddings\":false,\"attention_bias\":false}";
 
-  std::vector<std::pair<std::string, std::vector<int>>> tensors{
-      {"model.embed_tokens.weight", {m.vocab, m.hidden}},
-      {"lm_head.weight", {m.vocab, m.hidden}},
-      {"model.norm.weight", {m.hidden}}};
-  for (int i = 0; i < m.layers; ++i) {
-    const std::string layer = "model.layers." + std::to_string(i) + ".";
-    const int q = m.heads * m.head_dim;
-    const int kv = m.kv_heads * m.head_dim;
-    tensors.push_back({layer + "input_layernorm.weight", {m.hidden}});
-    tensors.push_back({layer + "post_attention_layernorm.weight", {m.hidden}});
-    tensors.push_back({layer + "self_attn.q_proj.weight", {q, m.hidden}});
-    tensors.push_back({layer + "self_attn.k_proj.weight", {kv, m.hidden}});
-    tensors.push_back({layer + "self_attn.v_proj.weight", {kv, m.hidden}});
-    tensors.push_back({layer + "self_attn.o_proj.weight", {m.hidden, q}});
-    if (m.qk_norm) {
-      tensors.push_back({layer + "self_attn.q_norm.weight", {m.head_dim}});
-      tensors.push_back({layer + "self_attn.k_norm.weight", {m.head_dim}});
-    }
-    tensors.push_back({layer + "mlp.gate_proj.weight", {m.ff, m.hidden}});
-    tensors.push_back({layer + "mlp.up_proj.weight", {m.ff, m.hidden}});
-    tensors.push_back({layer + "mlp.down_proj.weight", {m.hidden, m.ff}});
-  }
-
   std::string header = "{";
   std::vector<float> data;
-  for (const auto& [name, shape] : tensors) {
-    int64_t count = 1;
+  for (const auto& [name, shape, values] : random_tensors(m)) {
     std::string extents;
     for (int extent : shape) {
-      count *= extent;
-      extents += (extents.empty() ? "" : ",") + std::to_string(extent);
+      if (!extents.empty()) extents += ',';
+      extents += std::to_string(extent);
     }
     const size_t begin = data.size() * sizeof(float);
-    // Norms near one, matrices wide enough that attention is peaked: scores then differ between rows.
-    std::normal_distribution<float> normal(shape.size() == 1 ? m.norm : 0.0f, shape.size() == 1 ? 0.1f : 0.3f);
-    for (int64_t i = 0; i < count; ++i) data.push_back(normal(random));
+    data.insert(data.end(), values.begin(), values.end());
     header += (header.size() > 1 ? ",\"" : "\"") + name + "\":{\"dtype\":\"F32\",\"shape\":[" + extents +
               "],\"data_offsets\":[" + std::to_string(begin) + "," +
               std::to_string(data.size() * sizeof(float)) + "]}";

@@ -27,12 +27,15 @@ TEST(PolicyTest, PageHoldsKeysValuesAndPositions) {
 
 TEST(PolicyTest, ReservationAddsKeptRowsTailAndTheBlockInHand) {
   // Kept: floor(100 * 3 / 16) + 3 and floor(40 * 3 / 16) + 3. Tail: 2 layers, 3 heads, 2 pages. Block: 3 heads
-  // of 30 rows, and 33 with the prompt, and 35 with the window.
+  // of 30 rows, and 33 with the prompt, 35 with the window, 31 with the newest token, 63 with prompt and
+  // repetition.
   const int64_t kept = (18 + 3) + (7 + 3);
   const int64_t tail = 2 * 3 * 2;
   EXPECT_EQ(reservation_pages(policy_of(PolicyKind::kKeyDiff), kGeometry), kept + tail + 3 * 2);
   EXPECT_EQ(reservation_pages(policy_of(PolicyKind::kPatchedPrompt), kGeometry), kept + tail + 3 * 3);
   EXPECT_EQ(reservation_pages(policy_of(PolicyKind::kSnapKv), kGeometry), kept + tail + 3 * 3);
+  EXPECT_EQ(reservation_pages(policy_of(PolicyKind::kTova), kGeometry), kept + tail + 3 * 2);
+  EXPECT_EQ(reservation_pages(policy_of(PolicyKind::kKvZip), kGeometry), kept + tail + 3 * 4);
   const std::string text = explain_reservation(policy_of(PolicyKind::kPatchedPrompt), kGeometry);
   EXPECT_NE(text.find("= 52 pages of 1088 bytes = 56576 bytes"), std::string::npos) << text;
 }
@@ -53,6 +56,10 @@ TEST(PolicyTest, HugeOptionsDoNotOverflow) {
   EXPECT_TRUE(check(policy, kGeometry).ok());
   EXPECT_GT(reservation_pages(policy, kGeometry), int64_t{kMost});
   EXPECT_GT(head_capacity(policy, kGeometry), int64_t{kMost} * 3);
+  EXPECT_EQ(explain_reservation(policy, kGeometry).find('-'), std::string::npos);
+  policy.kind = PolicyKind::kKvZip;
+  EXPECT_TRUE(check(policy, kGeometry).ok());
+  EXPECT_EQ(policy.observers(), int64_t{kMost} + 3);
   EXPECT_EQ(explain_reservation(policy, kGeometry).find('-'), std::string::npos);
 }
 
