@@ -22,6 +22,7 @@ Enum to_enum(const Napi::Object& object, const char* property, const char* const
 constexpr const char* kPolicyNames[] = {"full",    "streaming",      "snapkv", "snapkv-refed",
                                         "keydiff", "patched-prompt", "tova",   "kvzip"};
 constexpr const char* kLevelNames[] = {"pair", "head"};
+constexpr const char* kCacheDtypeNames[] = {"f32", "bf16", "f16"};  // the first of DType
 constexpr const char* kKindNames[] = {"progress", "tokens", "done", "failed"};
 constexpr const char* kFinishNames[] = {"none", "stop", "length", "cancelled"};
 
@@ -62,6 +63,14 @@ std::vector<int32_t> to_tokens(const Napi::Value& value) {
   return std::vector<int32_t>(array.Data(), array.Data() + array.ElementLength());
 }
 
+std::vector<uint8_t> to_bytes(const Napi::Value& value) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
+    throw to_js_error(value.Env(), invalid_argument("bytes must be a Uint8Array"));
+  }
+  const Napi::Uint8Array array = value.As<Napi::Uint8Array>();
+  return std::vector<uint8_t>(array.Data(), array.Data() + array.ElementLength());
+}
+
 EngineOptions to_engine_options(const Napi::Object& object) {
   return {.directory = to_text(object, "directory"),
           .device = to_text(object, "device"),
@@ -80,6 +89,22 @@ MemoryPolicy to_memory_policy(const Napi::Object& object) {
           .pool_kernel = to_int32(object, "kernel"),
           .prompt = to_tokens(object.Get("prompt")),
           .prompt_at_last_position = to_flag(object, "promptAtLastPosition")};
+}
+
+SequenceImage to_sequence_image(const Napi::Object& object) {
+  const int32_t pending = to_int32(object, "pending");
+  return {
+      .geometry = {.layers = to_int32(object, "layers"),
+                   .kv_heads = to_int32(object, "kvHeads"),
+                   .head_dim = to_int32(object, "headDim"),
+                   .dtype = to_enum<DType>(object, "dtype", kCacheDtypeNames)},
+      .policy = to_memory_policy(object.Get("policy").As<Napi::Object>()),
+      .tokens_seen = static_cast<int64_t>(to_number(object, "tokensSeen")),
+      .tail_rows = static_cast<int64_t>(to_number(object, "tailRows")),
+      .pending = pending < 0 ? std::nullopt : std::optional(pending),
+      .recent = to_tokens(object.Get("recent")),
+      .peak_pages = static_cast<int64_t>(to_number(object, "peakPages")),
+      .rows = {.lengths = to_tokens(object.Get("lengths")), .positions = to_tokens(object.Get("positions"))}};
 }
 
 GenerateOptions to_generate_options(const Napi::Object& object) {
@@ -107,6 +132,10 @@ Napi::Int32Array to_js(Napi::Env env, const std::vector<int32_t>& values) {
   return to_typed_array<Napi::Int32Array>(env, values);
 }
 
+Napi::Uint8Array to_js(Napi::Env env, const std::vector<uint8_t>& values) {
+  return to_typed_array<Napi::Uint8Array>(env, values);
+}
+
 Napi::Object to_js(Napi::Env env, const Event& event) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("task", number(env, static_cast<int64_t>(event.task)));
@@ -117,6 +146,8 @@ Napi::Object to_js(Napi::Env env, const Event& event) {
   if (!event.values.empty()) object.Set("values", to_js(env, event.values));
   object.Set("finish", kFinishNames[static_cast<size_t>(event.finish)]);
   object.Set("sequence", number(env, static_cast<int64_t>(event.sequence)));
+  if (event.image != nullptr) object.Set("image", to_js(env, *event.image));
+  if (!event.bytes.empty()) object.Set("bytes", to_js(env, event.bytes));
   if (event.kind == EventKind::kFailed) {
     object.Set("code", error_code(event.status.code()));
     object.Set("message", event.status.message());
@@ -158,6 +189,38 @@ Napi::Object to_js(Napi::Env env, const ModelConfig& config) {
   object.Set("kvHeads", number(env, config.kv_heads));
   object.Set("headDim", number(env, config.head_dim));
   object.Set("maxPositions", number(env, config.max_positions));
+  return object;
+}
+
+Napi::Object to_js(Napi::Env env, const MemoryPolicy& policy) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("policy", kPolicyNames[static_cast<size_t>(policy.kind)]);
+  object.Set("level", kLevelNames[static_cast<size_t>(policy.level)]);
+  object.Set("budgets", to_js(env, policy.budgets));
+  object.Set("block", number(env, policy.block));
+  object.Set("tail", number(env, policy.tail));
+  object.Set("sinks", number(env, policy.sinks));
+  object.Set("window", number(env, policy.window));
+  object.Set("kernel", number(env, policy.pool_kernel));
+  object.Set("prompt", to_js(env, policy.prompt));
+  object.Set("promptAtLastPosition", policy.prompt_at_last_position);
+  return object;
+}
+
+Napi::Object to_js(Napi::Env env, const SequenceImage& image) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("layers", number(env, image.geometry.layers));
+  object.Set("kvHeads", number(env, image.geometry.kv_heads));
+  object.Set("headDim", number(env, image.geometry.head_dim));
+  object.Set("dtype", name_of(image.geometry.dtype));
+  object.Set("policy", to_js(env, image.policy));
+  object.Set("tokensSeen", number(env, image.tokens_seen));
+  object.Set("tailRows", number(env, image.tail_rows));
+  object.Set("pending", number(env, image.pending.value_or(-1)));
+  object.Set("recent", to_js(env, image.recent));
+  object.Set("peakPages", number(env, image.peak_pages));
+  object.Set("lengths", to_js(env, image.rows.lengths));
+  object.Set("positions", to_js(env, image.rows.positions));
   return object;
 }
 

@@ -44,7 +44,11 @@ Napi::Function EngineWrap::define(Napi::Env env) {
       {InstanceMethod<&EngineWrap::create_sequence>("createSequence"),
        InstanceMethod<&EngineWrap::release_sequence>("releaseSequence"),
        InstanceMethod<&EngineWrap::ingest>("ingest"), InstanceMethod<&EngineWrap::generate>("generate"),
-       InstanceMethod<&EngineWrap::truncate>("truncate"), InstanceMethod<&EngineWrap::score>("score"),
+       InstanceMethod<&EngineWrap::truncate>("truncate"),
+       InstanceMethod<&EngineWrap::export_sequence>("exportSequence"),
+       InstanceMethod<&EngineWrap::export_rows>("exportRows"),
+       InstanceMethod<&EngineWrap::import_sequence>("importSequence"),
+       InstanceMethod<&EngineWrap::import_rows>("importRows"), InstanceMethod<&EngineWrap::score>("score"),
        InstanceMethod<&EngineWrap::embed>("embed"), InstanceMethod<&EngineWrap::cancel>("cancel"),
        InstanceMethod<&EngineWrap::confirm>("confirm"), InstanceMethod<&EngineWrap::memory>("memory"),
        InstanceMethod<&EngineWrap::sequence_memory>("sequenceMemory"),
@@ -127,6 +131,27 @@ Napi::Value EngineWrap::generate(const Napi::CallbackInfo& info) {
 Napi::Value EngineWrap::truncate(const Napi::CallbackInfo& info) {
   const int64_t tokens = info[1].As<Napi::Number>().Int64Value();
   return started(info.Env(), engine(info.Env()).truncate(to_id(info[0]), tokens));
+}
+
+Napi::Value EngineWrap::export_sequence(const Napi::CallbackInfo& info) {
+  return started(info.Env(), engine(info.Env()).export_sequence(to_id(info[0])));
+}
+
+Napi::Value EngineWrap::export_rows(const Napi::CallbackInfo& info) {
+  const int32_t layer = info[1].As<Napi::Number>().Int32Value();
+  const int32_t head = info[2].As<Napi::Number>().Int32Value();
+  return started(info.Env(), engine(info.Env()).export_rows(to_id(info[0]), layer, head));
+}
+
+Napi::Value EngineWrap::import_sequence(const Napi::CallbackInfo& info) {
+  SequenceImage image = to_sequence_image(info[0].As<Napi::Object>());
+  return started(info.Env(), engine(info.Env()).import_sequence(std::move(image)));
+}
+
+Napi::Value EngineWrap::import_rows(const Napi::CallbackInfo& info) {
+  const int32_t layer = info[1].As<Napi::Number>().Int32Value();
+  const int32_t head = info[2].As<Napi::Number>().Int32Value();
+  return started(info.Env(), engine(info.Env()).import_rows(to_id(info[0]), layer, head, to_bytes(info[3])));
 }
 
 Napi::Value EngineWrap::score(const Napi::CallbackInfo& info) {

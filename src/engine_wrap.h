@@ -29,6 +29,10 @@ class EngineWrap : public Napi::ObjectWrap<EngineWrap> {
   Napi::Value ingest(const Napi::CallbackInfo& info);
   Napi::Value generate(const Napi::CallbackInfo& info);
   Napi::Value truncate(const Napi::CallbackInfo& info);
+  Napi::Value export_sequence(const Napi::CallbackInfo& info);
+  Napi::Value export_rows(const Napi::CallbackInfo& info);
+  Napi::Value import_sequence(const Napi::CallbackInfo& info);
+  Napi::Value import_rows(const Napi::CallbackInfo& info);
   Napi::Value score(const Napi::CallbackInfo& info);
   Napi::Value embed(const Napi::CallbackInfo& info);
   void cancel(const Napi::CallbackInfo& info);

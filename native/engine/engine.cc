@@ -81,6 +81,51 @@ uint64_t Engine::truncate(uint64_t sequence, int64_t tokens) {
   }));
 }
 
+uint64_t Engine::export_sequence(uint64_t sequence) {
+  return submit(std::make_unique<CallTask>(
+      [sequence](Engine& engine, uint64_t id) -> Status {
+        LONGHAUL_ASSIGN(Sequence * source, engine.find(sequence));
+        LONGHAUL_ASSIGN(SequenceImage image, source->image());
+        auto shared = std::make_shared<const SequenceImage>(std::move(image));
+        engine.tell({.task = id, .kind = EventKind::kDone, .image = std::move(shared)});
+        return Status();
+      },
+      true));
+}
+
+uint64_t Engine::export_rows(uint64_t sequence, int32_t layer, int32_t head) {
+  return submit(std::make_unique<CallTask>(
+      [=](Engine& engine, uint64_t id) -> Status {
+        LONGHAUL_ASSIGN(Sequence * source, engine.find(sequence));
+        LONGHAUL_ASSIGN(std::vector<uint8_t> rows, source->read_rows(layer, head));
+        engine.tell({.task = id, .kind = EventKind::kDone, .bytes = std::move(rows)});
+        return Status();
+      },
+      true));
+}
+
+uint64_t Engine::import_sequence(SequenceImage image) {
+  return submit(std::make_unique<CallTask>(
+      [image = std::move(image)](Engine& engine, uint64_t id) -> Status {
+        LONGHAUL_ASSIGN(std::unique_ptr<Sequence> sequence,
+                        Sequence::restore(engine.model(), engine.pool(), image));
+        engine.tell({.task = id, .kind = EventKind::kDone, .sequence = engine.adopt(std::move(sequence))});
+        return Status();
+      },
+      true));
+}
+
+uint64_t Engine::import_rows(uint64_t sequence, int32_t layer, int32_t head, std::vector<uint8_t> rows) {
+  return submit(std::make_unique<CallTask>(
+      [sequence, layer, head, rows = std::move(rows)](Engine& engine, uint64_t id) -> Status {
+        LONGHAUL_ASSIGN(Sequence * target, engine.find(sequence));
+        LONGHAUL_TRY(target->write_rows(layer, head, rows));
+        engine.tell({.task = id, .kind = EventKind::kDone});
+        return Status();
+      },
+      true));
+}
+
 uint64_t Engine::score(std::vector<int32_t> tokens, ScoreOptions options) {
   return submit(std::make_unique<ScoreTask>(std::move(tokens), options));
 }

@@ -45,7 +45,9 @@ struct Event {
   std::vector<int32_t> tokens;
   std::vector<float> values;  // logits, log-probabilities, hidden states
   FinishReason finish = FinishReason::kNone;
-  uint64_t sequence = 0;  // kDone of create_sequence
+  uint64_t sequence = 0;                       // kDone of create_sequence and import_sequence
+  std::shared_ptr<const SequenceImage> image;  // kDone of export_sequence
+  std::vector<uint8_t> bytes;                  // kDone of export_rows
   Status status;
 };
 
@@ -113,14 +115,21 @@ class Engine {
   uint64_t generate(uint64_t sequence, std::vector<int32_t> tokens, GenerateOptions options);
   // Forgets the newest `tokens` tokens of a sequence, the pending one counted.
   uint64_t truncate(uint64_t sequence, int64_t tokens);
+  // What a sequence is, in two parts: the image, and the keys and values of one head at a time, so that nobody
+  // needs memory for all of them at once. An imported sequence refuses all work until every head with rows has
+  // them.
+  uint64_t export_sequence(uint64_t sequence);
+  uint64_t export_rows(uint64_t sequence, int32_t layer, int32_t head);
+  uint64_t import_sequence(SequenceImage image);
+  uint64_t import_rows(uint64_t sequence, int32_t layer, int32_t head, std::vector<uint8_t> rows);
   // values: log-probability of tokens[i + 1] after tokens[0..i], for each i < n - 1; then logits if asked.
   uint64_t score(std::vector<int32_t> tokens, ScoreOptions options);
   // values: final hidden states, pooled over the tokens. [hidden]
   uint64_t embed(std::vector<int32_t> tokens, Pooling pooling);
 
   // Ingesting, generating, scoring and embedding end with kCancelled before their next step, at once if they
-  // have not begun, and so does a create_sequence that has not; the loading (task 0) fails with it. Other tasks
-  // run.
+  // have not begun, and so does a create_sequence, export or import that has not; the loading (task 0) fails
+  // with it. Other tasks run.
   void cancel(uint64_t task);
   // The first `tokens` tokens told by a generation with `confirm` may become final.
   void confirm(uint64_t task, int64_t tokens);

@@ -23,11 +23,37 @@ struct SequenceMemory {
   std::vector<int32_t> rows;  // [layers, kv_heads] rows kept
 };
 
+// Everything that a sequence is, but the keys and values of its rows: what makes the same one again, here or in
+// another process with the same model.
+struct SequenceImage {
+  KvGeometry geometry;
+  MemoryPolicy policy;
+  int64_t tokens_seen = 0;
+  int64_t tail_rows = 0;
+  std::optional<int32_t> pending;
+  std::vector<int32_t> recent;
+  int64_t peak_pages = 0;
+  CacheIndex rows;
+};
+
+// kCorruptFile for what no sequence of a model can be: geometry, ranges, order of positions, rows beyond the
+// policy's budget. What passes can be gone on with as if it had never left.
+Status check(const SequenceImage& image, const ModelConfig& model, const KvGeometry& geometry);
+
 class Sequence {
  public:
   // Reserves a bounded policy's pages at once: kOutOfMemory explains the arithmetic. Policy `full` reserves as
   // it grows.
   static Result<std::unique_ptr<Sequence>> create(Transformer& model, PagePool& pool, MemoryPolicy policy);
+
+  // The sequence of an image, which is checked before anything is reserved. It refuses all work until
+  // write_rows has brought each head that has rows.
+  static Result<std::unique_ptr<Sequence>> restore(Transformer& model, PagePool& pool,
+                                                   const SequenceImage& image);
+  Result<SequenceImage> image();
+  // Keys, then values of one head, in the pool's dtype. [2, rows, head_dim]
+  Result<std::vector<uint8_t>> read_rows(int32_t layer, int32_t head);
+  Status write_rows(int32_t layer, int32_t head, std::span<const uint8_t> rows);
 
   const MemoryPolicy& policy() const { return policy_; }
   int64_t tokens_seen() const { return tokens_seen_; }
@@ -72,6 +98,7 @@ class Sequence {
   // Token ids that are fed behind a block, or behind a full tail when the block is empty, to score the rows.
   std::vector<int32_t> observers_behind(std::span<const int32_t> block) const;
   Status broken(const Status& status);
+  Status check_head(int32_t layer, int32_t head) const;
   // Ok when there is no damage and nothing under way.
   Status settled();
   Status pass(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict,
@@ -86,7 +113,8 @@ class Sequence {
   int64_t last_row_ = 0;
   std::vector<int32_t> recent_;                        // the newest tokens, as many as observe, to be fed again
   std::vector<int32_t> pass_tokens_, pass_positions_;  // kept between passes: a decode step allocates nothing
-  Status damage_;  // a pass broke off inside: layers disagree, nothing more can be done with it
+  Status damage_;                 // a pass broke off inside: layers disagree, nothing more can be done with it
+  std::vector<int32_t> awaited_;  // [layers, kv_heads] rows that write_rows has yet to bring; empty when none
 };
 
 }  // namespace longhaul

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "core/ops.h"
@@ -14,7 +15,13 @@
 
 namespace longhaul {
 
-// Host copy of one layer, for reports, snapshots and tests. `rows` = sum of lengths, head after head.
+// Which rows a cache holds: all of it but keys and values.
+struct CacheIndex {
+  std::vector<int32_t> lengths;    // [layers, kv_heads]
+  std::vector<int32_t> positions;  // [rows], head after head; rows = sum of lengths
+};
+
+// Host copy of one layer, for reports and tests. `rows` = sum of lengths, head after head.
 struct LayerRows {
   std::vector<int32_t> lengths;    // [kv_heads]
   std::vector<int32_t> positions;  // [rows]
@@ -57,6 +64,16 @@ class SequenceCache {
   Result<std::vector<int32_t>> lengths();  // [layers, kv_heads]
   Result<LayerRows> read_layer(int32_t layer);
 
+  // What the cache holds, on the host: the index, and head by head [2, length, head_dim], keys then values, in
+  // the pool's dtype.
+  Result<CacheIndex> index();
+  Result<std::vector<uint8_t>> read_head(int32_t layer, int32_t head);
+  // The way back. Takes the pages of an index's rows in a cache that is empty and has reserved them; the caller
+  // has checked that the index fits. Every head that has rows then needs its keys and values, as read_head gave
+  // them.
+  Status take_index(const CacheIndex& index, int64_t peak_pages);
+  Status write_head(int32_t layer, int32_t head, std::span<const uint8_t> rows);
+
   int64_t reserved_pages() const { return static_cast<int64_t>(reserved_.size()); }
   int64_t used_pages() const { return used_pages_; }
   int64_t peak_pages() const { return peak_pages_; }
@@ -66,6 +83,11 @@ class SequenceCache {
  private:
   SequenceCache(Backend& backend, Stream& stream, PagePool& pool)
       : backend_(&backend), stream_(&stream), pool_(&pool) {}
+
+  size_t row_bytes() const;  // of the keys of one row
+  int32_t* head_table(int32_t layer, int32_t head) const;
+  Result<std::vector<int32_t>> head_pages(int32_t layer, int32_t head, int32_t length);
+  Status read_positions(int32_t layer, int32_t head, int32_t length, std::vector<int32_t>& out);
 
   Backend* backend_;
   Stream* stream_;
