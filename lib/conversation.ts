@@ -1,12 +1,13 @@
 import { type Answer, type AnswerFeed, AnswerStream } from "./answer.js";
 import { type Addition, type Dialogue, isTokenIds, requireMessages } from "./dialogue.js";
-import { invalidOption, LonghaulError, requireInteger, throwIfAborted } from "./errors.js";
+import { invalidOption, LonghaulError, requireInteger, requireString, throwIfAborted } from "./errors.js";
 import { type GenerateOptions, type GenerationDefaults, toDrawing } from "./generation.js";
 import type { ConversationMemory, Policy } from "./memory.js";
 import type { NativeModel } from "./native.js";
 import { OperationQueue, type Turn } from "./queue.js";
 import { respond } from "./respond.js";
 import type { Sequence } from "./sequence.js";
+import { saveStreams } from "./snapshots/save.js";
 import type { Streams } from "./streams.js";
 import type { Message } from "./text/chat-template.js";
 import type { Tokenizer } from "./text/tokenizer.js";
@@ -35,6 +36,11 @@ export interface AskOptions extends GenerateOptions {
   readonly remember?: boolean;
 }
 
+export interface SaveOptions {
+  /** Aborts the call, which then rejects with the signal's reason and leaves the file as it was. */
+  readonly signal?: AbortSignal;
+}
+
 /** Text, chat messages, or token ids. */
 export type Input = string | Message | readonly Message[] | readonly number[];
 
@@ -46,6 +52,8 @@ export interface ConversationContext {
   readonly defaults: GenerationDefaults;
   readonly policy: Policy;
   readonly tail: number;
+  /** Tells the model from others. */
+  readonly fingerprint: () => Promise<string>;
   /** Aborts when the engine is disposed of. */
   readonly engineClosing: AbortSignal;
   readonly onDispose: (conversation: Conversation) => void;
@@ -123,6 +131,19 @@ export class Conversation {
       }
       const room = this.#room(sequence, addition.ids.length, remember);
       return respond({ sequence, dialogue, tokenizer, addition, drawing, room, remember, feed, turn, signal });
+    });
+  }
+
+  /**
+   * Saves the conversation in a file, for `engine.restore`: the rows that it keeps, its messages and its options. The file
+   * is replaced as a whole or not at all, also when the process or the machine fails in the middle. Resolves with its
+   * bytes.
+   */
+  async save(path: string, { signal }: SaveOptions = {}): Promise<{ bytes: number }> {
+    requireString("path", path);
+    return this.#enqueue(signal, async (combined) => {
+      const { streams, model, fingerprint } = this.#context;
+      return { bytes: await saveStreams(path, streams, { model, fingerprint }, combined) };
     });
   }
 

@@ -11,6 +11,19 @@ export interface Addition {
   commit(): void;
 }
 
+/** A dialogue as JSON holds it. */
+export interface DialogueState {
+  /** Milliseconds since 1970: what templates print as the date. */
+  readonly now: number;
+  readonly history: readonly Message[];
+  readonly log: readonly Message[];
+  readonly generated: string | null;
+  readonly unwritten: readonly Message[];
+  readonly rest: string;
+  readonly begun: boolean;
+  readonly recent: readonly number[];
+}
+
 /** Enough tokens of a stream for its decoder to know how the next one is written. */
 const PREFIX_TOKENS = 16;
 
@@ -61,6 +74,38 @@ export class Dialogue {
     fork.#begun = this.#begun;
     fork.#recent = this.#recent;
     return fork;
+  }
+
+  /** What `restore` makes the same dialogue of. A fork's log is that of the dialogue it was forked from. */
+  state(): DialogueState {
+    return {
+      now: this.#now.getTime(),
+      history: this.#history,
+      log: this.#log,
+      generated: this.#generated ?? null,
+      unwritten: this.#unwritten,
+      rest: this.#rest,
+      begun: this.#begun,
+      recent: this.#recent,
+    };
+  }
+
+  /** @param origin what the dialogue was forked from */
+  static restore(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    state: DialogueState,
+    origin?: Dialogue,
+  ): Dialogue {
+    const dialogue = new Dialogue(tokenizer, template, undefined, new Date(state.now));
+    dialogue.#history = [...state.history];
+    dialogue.#log = origin === undefined ? [...state.log] : origin.#log;
+    dialogue.#generated = state.generated ?? undefined;
+    dialogue.#unwritten = [...state.unwritten];
+    dialogue.#rest = state.rest;
+    dialogue.#begun = state.begun;
+    dialogue.#recent = [...state.recent];
+    return dialogue;
   }
 
   get hasTemplate(): boolean {

@@ -4,8 +4,8 @@ import { Conversation, type Input, requireTokenIds } from "./conversation.js";
 import { type DeviceName, requireDevice } from "./device.js";
 import { Dialogue } from "./dialogue.js";
 import { PerEpisodeBuilder } from "./episodes/builder.js";
-import { toEpisodeSettings } from "./episodes/options.js";
-import { EpisodeStreams } from "./episodes/streams.js";
+import { type EpisodeSettings, toEpisodeSettings } from "./episodes/options.js";
+import { type EpisodeContext, EpisodeStreams } from "./episodes/streams.js";
 import { invalidOption, requireOneOf, requireString, throwIfAborted } from "./errors.js";
 import { type GenerateOptions, type GenerationDefaults, readGenerationDefaults } from "./generation.js";
 import { type DownloadProgress, type ResolveOptions, resolveModel } from "./hub.js";
@@ -21,6 +21,8 @@ import {
 } from "./memory.js";
 import { callNative, type NativeModel, type NativePolicy } from "./native.js";
 import { Sequence } from "./sequence.js";
+import { modelFingerprint } from "./snapshots/fingerprint.js";
+import { type OpenStreams, type RestoreOptions, restoreStreams } from "./snapshots/restore.js";
 import { SingleStream, type Streams } from "./streams.js";
 import { disposedError, TaskRunner } from "./tasks.js";
 import { ChatTemplate } from "./text/chat-template.js";
@@ -122,6 +124,7 @@ export class Engine {
   readonly #parts: Parts;
   readonly #closing = new AbortController();
   readonly #conversations = new Set<Conversation>();
+  #fingerprint: Promise<string> | undefined;
 
   /** Loads a model from a directory, or from the hub ("org/name"), whose missing files are downloaded first. */
   static async load(model: string, options: LoadOptions = {}): Promise<Engine> {
@@ -174,7 +177,7 @@ export class Engine {
    */
   async conversation({ system, memory = {}, signal }: ConversationOptions = {}): Promise<Conversation> {
     this.#requireAlive(signal);
-    const { tokenizer, template, model, defaults } = this.#parts;
+    const { tokenizer, template, model } = this.#parts;
     if (system !== undefined) requireString("system", system);
     const policy = toNativePolicy(memory, model, {
       encode: (text) => tokenizer.encode(text, { addSpecialTokens: false, continuation: true }),
@@ -182,22 +185,31 @@ export class Engine {
     });
     const dialogue = new Dialogue(tokenizer, template, system);
     const streams = await this.#streams(memory, policy, dialogue, signal);
-    if (signal?.aborted) {
-      await streams.release();
-      throw signal.reason;
-    }
-    const conversation = new Conversation({
-      streams,
+    return this.#open({ streams, policy: policy.policy, tail: policy.tail }, signal);
+  }
+
+  /**
+   * A conversation as `conversation.save` left it in a file, by an engine with the same model: it goes on as the saved one
+   * would. A file that is damaged, or no snapshot of this version, is refused with ERR_CORRUPT_FILE, and nothing stays of
+   * it. Its memory is reserved as by `conversation`.
+   */
+  async restore(path: string, options: RestoreOptions = {}): Promise<Conversation> {
+    if (typeof options !== "object" || options === null) throw invalidOption("options", "an object", options);
+    const { signal } = options;
+    this.#requireAlive(signal);
+    requireString("path", path);
+    const { runner, tokenizer, template, model } = this.#parts;
+    const closing = this.#closing.signal;
+    const combined = AbortSignal.any(signal === undefined ? [closing] : [closing, signal]);
+    const context = {
+      runner,
       tokenizer,
+      template,
       model,
-      defaults,
-      policy: policy.policy,
-      tail: policy.tail,
-      engineClosing: this.#closing.signal,
-      onDispose: (disposed) => this.#conversations.delete(disposed),
-    });
-    this.#conversations.add(conversation);
-    return conversation;
+      fingerprint: this.#modelFingerprint,
+      episodes: this.#episodes.bind(this),
+    };
+    return this.#open(await restoreStreams(path, options, context, combined), combined);
   }
 
   /**
@@ -292,25 +304,58 @@ export class Engine {
     return this.dispose();
   }
 
+  async #open({ streams, policy, tail }: OpenStreams, signal: AbortSignal | undefined): Promise<Conversation> {
+    if (signal?.aborted) {
+      await streams.release();
+      throw signal.reason;
+    }
+    const { tokenizer, model, defaults } = this.#parts;
+    const conversation = new Conversation({
+      streams,
+      tokenizer,
+      model,
+      defaults,
+      policy,
+      tail,
+      fingerprint: this.#modelFingerprint,
+      engineClosing: this.#closing.signal,
+      onDispose: (disposed) => this.#conversations.delete(disposed),
+    });
+    this.#conversations.add(conversation);
+    return conversation;
+  }
+
+  /** Of the model's files, read when it is first asked for. */
+  readonly #modelFingerprint = (): Promise<string> => {
+    this.#fingerprint ??= modelFingerprint(this.#parts.directory);
+    this.#fingerprint.catch(() => {
+      this.#fingerprint = undefined;
+    });
+    return this.#fingerprint;
+  };
+
   async #streams(
     memory: MemoryOptions,
     policy: ReturnType<typeof toNativePolicy>,
     dialogue: Dialogue,
     signal: AbortSignal | undefined,
   ): Promise<Streams> {
+    if (policy.policy === "epicache")
+      return new EpisodeStreams(this.#episodes(toEpisodeSettings(memory), policy), dialogue);
+    const { runner, model } = this.#parts;
+    const sequence = await Sequence.create(runner, policy, signal);
+    return new SingleStream({ sequence, dialogue }, policy.policy, model.kvHeads);
+  }
+
+  #episodes(settings: EpisodeSettings, policy: NativePolicy): EpisodeContext {
     const { runner, tokenizer, template, model } = this.#parts;
-    if (policy.policy !== "epicache") {
-      const sequence = await Sequence.create(runner, policy, signal);
-      return new SingleStream({ sequence, dialogue }, policy.policy, model.kvHeads);
-    }
-    const settings = toEpisodeSettings(memory);
     const scored: NativePolicy = { ...policy, policy: "patched-prompt" };
     const create = (prompt: readonly number[]) =>
       Sequence.create(runner, { ...scored, prompt: Int32Array.from(prompt) });
     const embed = (signal: AbortSignal) =>
       settings.embed ?? ((texts: readonly string[]) => this.embed(texts, { signal }));
     const builder = new PerEpisodeBuilder(create, policy.block);
-    return new EpisodeStreams({ settings, tokenizer, template, model, embed, builder }, dialogue);
+    return { settings, tokenizer, template, model, embed, builder, policy };
   }
 
   #requireAlive(signal?: AbortSignal): void {

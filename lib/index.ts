@@ -1,6 +1,13 @@
 export type { Answer, AnswerStream } from "./answer.js";
 export type { Chunk } from "./answer-text.js";
-export type { AskOptions, Conversation, IngestOptions, IngestProgress, Input } from "./conversation.js";
+export type {
+  AskOptions,
+  Conversation,
+  IngestOptions,
+  IngestProgress,
+  Input,
+  SaveOptions,
+} from "./conversation.js";
 export type { DeviceName } from "./device.js";
 export {
   type ConversationOptions,
@@ -22,6 +29,7 @@ export { type Device, type Info, info } from "./info.js";
 export * as kernels from "./kernels.js";
 export { layerBudgets, paperLayerBudgets, publishedLayerBudgets } from "./layer-budgets.js";
 export type { ConversationMemory, EngineMemory, MemoryOptions, Policy } from "./memory.js";
+export type { RestoreOptions } from "./snapshots/restore.js";
 export { ChatTemplate, type Message } from "./text/chat-template.js";
 export { type StreamDecoder, Tokenizer } from "./text/tokenizer.js";
 export {

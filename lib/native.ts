@@ -14,6 +14,10 @@ export interface NativeEvent {
   readonly values?: Float32Array;
   readonly finish: "none" | "stop" | "length" | "cancelled";
   readonly sequence: number;
+  /** Of exportSequence. */
+  readonly image?: NativeSequenceImage;
+  /** Of exportRows: keys, then values of one head. */
+  readonly bytes?: Uint8Array;
   readonly code?: ErrorCode;
   readonly message?: string;
 }
@@ -36,6 +40,26 @@ export interface NativePolicy {
   readonly kernel: number;
   readonly prompt: Int32Array;
   readonly promptAtLastPosition: boolean;
+}
+
+/** All of a sequence but its keys and values. */
+export interface NativeSequenceImage {
+  readonly layers: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly dtype: "f32" | "bf16" | "f16";
+  readonly policy: NativePolicy;
+  readonly tokensSeen: number;
+  readonly tailRows: number;
+  /** The token drawn last that has not run yet; -1: none. */
+  readonly pending: number;
+  /** The newest tokens, for policies that feed them again. */
+  readonly recent: Int32Array;
+  readonly peakPages: number;
+  /** [layers * kvHeads] rows. */
+  readonly lengths: Int32Array;
+  /** [sum of lengths], head after head. */
+  readonly positions: Int32Array;
 }
 
 export interface NativeGenerateOptions {
@@ -100,6 +124,11 @@ export interface NativeEngine {
   ingest(sequence: number, tokens: Int32Array): number;
   generate(sequence: number, tokens: Int32Array, options: NativeGenerateOptions): number;
   truncate(sequence: number, tokens: number): number;
+  exportSequence(sequence: number): number;
+  exportRows(sequence: number, layer: number, head: number): number;
+  /** Refuses all work until importRows has brought every head that has rows. */
+  importSequence(image: NativeSequenceImage): number;
+  importRows(sequence: number, layer: number, head: number, bytes: Uint8Array): number;
   score(tokens: Int32Array, logits: boolean): number;
   embed(tokens: Int32Array, pooling: "mean" | "last"): number;
   cancel(task: number): void;

@@ -1,5 +1,12 @@
-import { LonghaulError } from "./errors.js";
-import type { NativeEvent, NativeGenerateOptions, NativePolicy, NativeSequenceMemory } from "./native.js";
+import { LonghaulError, throwIfAborted } from "./errors.js";
+import type {
+  NativeEngine,
+  NativeEvent,
+  NativeGenerateOptions,
+  NativePolicy,
+  NativeSequenceImage,
+  NativeSequenceMemory,
+} from "./native.js";
 import type { TaskRunner } from "./tasks.js";
 
 interface IngestOptions {
@@ -18,7 +25,7 @@ export class Sequence {
   readonly #runner: TaskRunner;
   readonly #id: number;
   /** Tokens of the stream, the one that was drawn last and has not run yet counted. */
-  #tokens = 0;
+  #tokens: number;
 
   /** Rejects with the signal's reason when it aborts before there is a sequence. */
   static async create(runner: TaskRunner, policy: NativePolicy, signal?: AbortSignal): Promise<Sequence> {
@@ -27,9 +34,36 @@ export class Sequence {
     return new Sequence(runner, event.sequence);
   }
 
-  private constructor(runner: TaskRunner, id: number) {
+  /**
+   * The sequence of an image; `read` brings keys and values, [2, rows, head_dim] of one head after the other. When that
+   * fails, or the signal aborts, nothing stays.
+   */
+  static async restore(
+    runner: TaskRunner,
+    image: NativeSequenceImage,
+    read: (bytes: number) => Promise<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<Sequence> {
+    const start = (native: NativeEngine) => native.importSequence(image);
+    const { sequence: id } = await finished(runner, start, signal);
+    const tokens = image.tokensSeen + (image.pending < 0 ? 0 : 1);
+    const sequence = new Sequence(runner, id, tokens);
+    try {
+      for (const { layer, head, bytes } of headsOf(image)) {
+        const rows = await read(bytes);
+        await finished(runner, (native) => native.importRows(id, layer, head, rows), signal);
+      }
+      return sequence;
+    } catch (error) {
+      await sequence.release();
+      throw error;
+    }
+  }
+
+  private constructor(runner: TaskRunner, id: number, tokens = 0) {
     this.#runner = runner;
     this.#id = id;
+    this.#tokens = tokens;
   }
 
   get tokens(): number {
@@ -99,6 +133,21 @@ export class Sequence {
     this.#tokens -= count;
   }
 
+  /** Everything that `restore` needs, but keys and values. */
+  async image(signal: AbortSignal): Promise<NativeSequenceImage> {
+    const event = await finished(this.#runner, (native) => native.exportSequence(this.#id), signal);
+    return event.image as NativeSequenceImage;
+  }
+
+  /** Keys and values of one head after the other, as `restore` wants them: never more than one head's in memory. */
+  async *rows(image: NativeSequenceImage, signal: AbortSignal): AsyncGenerator<Uint8Array, void> {
+    for (const { layer, head } of headsOf(image)) {
+      const start = (native: NativeEngine) => native.exportRows(this.#id, layer, head);
+      const { bytes } = await finished(this.#runner, start, signal);
+      yield bytes as Uint8Array;
+    }
+  }
+
   async release(): Promise<void> {
     if (this.#runner.disposed) return;
     try {
@@ -106,6 +155,28 @@ export class Sequence {
     } catch (error) {
       // An engine that goes away takes its sequences along.
       if (!(error instanceof LonghaulError) || error.code !== "ERR_DISPOSED") throw error;
+    }
+  }
+}
+
+/** Runs a task that is done or not begun; rejects with the signal's reason when it was not. */
+async function finished(
+  runner: TaskRunner,
+  start: (native: NativeEngine) => number,
+  signal: AbortSignal,
+): Promise<NativeEvent> {
+  const event = await runner.run(start, { signal });
+  if (event.finish === "cancelled") throwIfAborted(signal);
+  return event;
+}
+
+/** The heads of an image that have rows, in order, and how many bytes their keys and values take. */
+function* headsOf({ layers, kvHeads, headDim, dtype, lengths }: NativeSequenceImage) {
+  const rowBytes = 2 * headDim * (dtype === "f32" ? 4 : 2);
+  for (let layer = 0; layer < layers; layer++) {
+    for (let head = 0; head < kvHeads; head++) {
+      const rows = lengths[layer * kvHeads + head] as number;
+      if (rows > 0) yield { layer, head, bytes: rows * rowBytes };
     }
   }
 }

@@ -3,6 +3,7 @@ import type { Addition, Dialogue } from "./dialogue.js";
 import { throwIfAborted } from "./errors.js";
 import { type ConversationMemory, type Policy, toConversationMemory } from "./memory.js";
 import type { Sequence } from "./sequence.js";
+import type { StreamsState } from "./snapshots/state.js";
 import type { Message } from "./text/chat-template.js";
 
 /** A token stream and what it says. */
@@ -20,6 +21,13 @@ export interface HistoryRequest {
   readonly onProgress: ((progress: IngestProgress) => void) | undefined;
 }
 
+/** Streams as they are saved. */
+export interface StreamsSnapshot {
+  readonly state: StreamsState;
+  /** Whose images belong to it, in this order. */
+  readonly sequences: readonly Sequence[];
+}
+
 /** The token streams that a conversation is remembered in: one, or one an episode. */
 export interface Streams {
   /** The chat messages of the conversation, whichever stream holds them. */
@@ -29,6 +37,8 @@ export interface Streams {
   /** The stream that what comes next belongs to. */
   choose(input: Input, signal: AbortSignal): Promise<Stream>;
   memory(): ConversationMemory;
+  /** Nothing may change until what it tells of is saved. */
+  snapshot(signal: AbortSignal): Promise<StreamsSnapshot>;
   release(): Promise<void>;
 }
 
@@ -71,6 +81,11 @@ export class SingleStream implements Streams {
 
   memory(): ConversationMemory {
     return toConversationMemory(this.#policy, this.#stream.sequence.memory, this.#kvHeads);
+  }
+
+  async snapshot(): Promise<StreamsSnapshot> {
+    const { sequence, dialogue } = this.#stream;
+    return { state: { kind: "single", dialogue: dialogue.state() }, sequences: [sequence] };
   }
 
   release(): Promise<void> {

@@ -3,7 +3,7 @@ import type { Conversation, Engine } from "../index.js";
 import { type Arguments, UsageError } from "./arguments.js";
 import { Interrupted, interruptible } from "./interrupt.js";
 import { openLines } from "./lines.js";
-import { readMemoryOptions, readSamplingOptions } from "./options.js";
+import { memoryOptions, readMemoryOptions, readSamplingOptions } from "./options.js";
 import {
   answerLine,
   ingestWithProgress,
@@ -13,11 +13,13 @@ import {
   withEngine,
 } from "./session.js";
 import { dim, note } from "./terminal.js";
+import { formatBytes } from "./units.js";
 
-const HELP = `/memory  what the conversation holds, layer by layer
-/reset   start over, from the history if there is one
-/quit    leave, as Ctrl-D does
-Ctrl-C   stop the answer; at the prompt: leave`;
+const HELP = `/memory     what the conversation holds, layer by layer
+/save FILE  write a snapshot of the conversation, for --restore
+/reset      start over, from the history or snapshot if there is one
+/quit       leave, as Ctrl-D does
+Ctrl-C      stop the answer; at the prompt: leave`;
 
 /** `longhaul chat`: a conversation in the terminal. */
 export async function run(values: Arguments): Promise<void> {
@@ -37,6 +39,8 @@ export async function run(values: Arguments): Promise<void> {
             await conversation.dispose();
             conversation = await start(engine, signal);
             note(dim(memoryLine(conversation)));
+          } else if (/^\/save\s+\S/.test(line)) {
+            await save(conversation, line.trim().replace(/^\/save\s+/, ""));
           } else if (line.startsWith("/")) {
             command(line.trim(), conversation);
           } else {
@@ -53,6 +57,14 @@ export async function run(values: Arguments): Promise<void> {
 
 /** What makes the conversation that a chat starts with, its history taken in. */
 async function readStart(values: Arguments) {
+  const snapshot = values.text("restore");
+  if (snapshot !== undefined) {
+    for (const option of ["history", "sample", "system", ...Object.keys(memoryOptions)]) {
+      if (values.has(option))
+        throw new UsageError(`--${option} does nothing with --restore: the snapshot has its own`);
+    }
+    return (engine: Engine, signal: AbortSignal): Promise<Conversation> => engine.restore(snapshot, { signal });
+  }
   const memory = readMemoryOptions(values);
   const system = values.text("system");
   const path = values.text("history");
@@ -68,17 +80,29 @@ async function readStart(values: Arguments) {
   };
 }
 
-/** Streams one answer. Ctrl-C ends the answer, not the chat. */
+/** Streams one answer. */
 async function answer(
   conversation: Conversation,
   text: string,
   options: ReturnType<typeof readSamplingOptions>,
 ): Promise<void> {
-  try {
-    const result = await interruptible((signal) =>
-      streamAnswer(conversation.ask(text, { ...options, signal }), true),
-    );
+  await forgiving(async (signal) => {
+    const result = await streamAnswer(conversation.ask(text, { ...options, signal }), true);
     note(dim(answerLine(result)));
+  });
+}
+
+async function save(conversation: Conversation, path: string): Promise<void> {
+  await forgiving(async (signal) => {
+    const { bytes } = await conversation.save(path, { signal });
+    note(dim(`saved ${formatBytes(bytes)} in ${path}`));
+  });
+}
+
+/** Ctrl-C ends what is done here, not the chat. */
+async function forgiving(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  try {
+    await interruptible(work);
   } catch (error) {
     if (error instanceof Interrupted && error.signal === "SIGINT") note(dim("stopped"));
     // At a terminal there is somebody to decide what to do about it; a script must hear of it.

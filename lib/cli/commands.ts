@@ -48,12 +48,17 @@ export const commands: readonly CommandSpec[] = [
     options: {
       ...systemOption,
       ...historyOption,
+      restore: {
+        type: "string",
+        value: "FILE",
+        help: "go on with a conversation that /save wrote, in place of all options of history and memory",
+      },
       ...helpOption,
       ...memoryOptions,
       ...samplingOptions,
       ...engineOptions,
     },
-    notes: `In the chat: /help, /memory, /reset, /quit. Ctrl-C stops an answer; at the prompt it leaves.
+    notes: `In the chat: /help, /memory, /save FILE, /reset, /quit. Ctrl-C stops an answer; at the prompt it leaves.
 Lines from a pipe are taken as one message each.
 
 Example:

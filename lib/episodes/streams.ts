@@ -1,9 +1,10 @@
 import type { Input } from "../conversation.js";
-import { type Dialogue, isTokenIds, requireMessages } from "../dialogue.js";
+import { Dialogue, isTokenIds, requireMessages } from "../dialogue.js";
 import { LonghaulError } from "../errors.js";
 import type { ConversationMemory } from "../memory.js";
-import type { NativeModel } from "../native.js";
-import type { HistoryRequest, Stream, Streams } from "../streams.js";
+import type { NativeModel, NativePolicy } from "../native.js";
+import type { Sequence } from "../sequence.js";
+import type { HistoryRequest, Stream, Streams, StreamsSnapshot } from "../streams.js";
 import type { Message } from "../text/chat-template.js";
 import type { EpisodeBuilder } from "./builder.js";
 import { type EpisodeCaches, ResidentCaches } from "./caches.js";
@@ -11,6 +12,7 @@ import { type History, historyOfMessages, historyOfText } from "./history.js";
 import { type BuiltHistory, toEpisodicMemory } from "./memory.js";
 import type { Embed } from "./options.js";
 import { matchEpisode, type PlanContext, planEpisodes } from "./plan.js";
+import { type EpisodesState, saveSettings } from "./state.js";
 
 /** What an episodic conversation needs of its engine. */
 export interface EpisodeContext extends Omit<PlanContext, "embed"> {
@@ -18,6 +20,8 @@ export interface EpisodeContext extends Omit<PlanContext, "embed"> {
   readonly embed: (signal: AbortSignal) => Embed;
   readonly builder: EpisodeBuilder;
   readonly model: NativeModel;
+  /** Of each episode's cache, but for its prompt. */
+  readonly policy: NativePolicy;
 }
 
 interface Built {
@@ -46,6 +50,27 @@ export class EpisodeStreams implements Streams {
   constructor(context: EpisodeContext, dialogue: Dialogue) {
     this.#context = context;
     this.#dialogue = dialogue;
+  }
+
+  /** @param sequences one an episode, if there was a history */
+  static restore(
+    context: EpisodeContext,
+    state: EpisodesState,
+    sequences: readonly Sequence[],
+  ): EpisodeStreams {
+    const { tokenizer, template, settings } = context;
+    const dialogue = Dialogue.restore(tokenizer, template, state.dialogue);
+    const streams = new EpisodeStreams(context, dialogue);
+    if (state.built === null) return streams;
+    const { dialogues, active, peakBytes, ...history } = state.built;
+    streams.#built = {
+      history: { ...history, requested: settings.episodes },
+      caches: new ResidentCaches(sequences),
+      dialogues: dialogues.map((each) => Dialogue.restore(tokenizer, template, each, dialogue)),
+    };
+    streams.#active = active ?? undefined;
+    streams.#peakBytes = peakBytes;
+    return streams;
   }
 
   get messages(): readonly Message[] {
@@ -107,6 +132,27 @@ export class EpisodeStreams implements Streams {
     const memory = this.#held(this.#built, model);
     this.#peakBytes = Math.max(this.#peakBytes, memory.peakBytes);
     return { ...memory, peakBytes: this.#peakBytes };
+  }
+
+  async snapshot(signal: AbortSignal): Promise<StreamsSnapshot> {
+    const { settings, policy } = this.#context;
+    const state = {
+      kind: "episodes",
+      policy,
+      settings: saveSettings(settings),
+      dialogue: this.#dialogue.state(),
+    } as const;
+    if (this.#built === undefined) return { state: { ...state, built: null }, sequences: [] };
+    const { history, caches, dialogues } = this.#built;
+    const { requested: _, ...rest } = history;
+    const built = {
+      ...rest,
+      active: this.#active ?? null,
+      peakBytes: this.memory().peakBytes,
+      dialogues: dialogues.map((dialogue) => ({ ...dialogue.state(), log: [] })),
+    };
+    const sequences = await Promise.all(dialogues.map((_, episode) => caches.acquire(episode, signal)));
+    return { state: { ...state, built }, sequences };
   }
 
   async release(): Promise<void> {

@@ -39,7 +39,7 @@ Status check_tokens(const char* name, std::span<const int32_t> tokens, int64_t v
 Status check_policy(const MemoryPolicy& policy, const KvGeometry& geometry, int64_t vocab_size) {
   const Status status = check(policy, geometry);
   if (!status.ok()) return bad(status.message());
-  // Those that the policy does not look at are kept in bounds too: recent tokens are counted by the window.
+  // Kept in bounds too where the policy does not look at them.
   if (policy.window < 1 || policy.sinks < 0) return bad("window or sinks are out of range");
   return check_tokens("the prompt", policy.prompt, vocab_size);
 }
@@ -55,11 +55,12 @@ Status check_counts(const SequenceImage& image, const ModelConfig& model) {
     return bad("a tail of " + std::to_string(image.tail_rows) + " rows of " + std::to_string(most));
   }
   const int64_t recent = static_cast<int64_t>(image.recent.size());
-  if (recent > std::min<int64_t>(policy.window, image.tokens_seen)) {
-    return bad(std::to_string(recent) + " recent tokens, window " + std::to_string(policy.window));
+  const int64_t observing = policy.observing_tokens();
+  if (recent > std::min(observing, image.tokens_seen)) {
+    return bad(std::to_string(recent) + " recent tokens, of which " + std::to_string(observing) + " observe");
   }
-  // A full tail was filled by a pass, and its eviction may observe with that pass's last tokens.
-  if (policy.bounded() && image.tail_rows == policy.tail && recent == 0) return bad("no recent token");
+  // A full tail was filled by a pass, and its eviction observes with that pass's last tokens.
+  if (observing > 0 && image.tail_rows == policy.tail && recent == 0) return bad("no recent token");
   LONGHAUL_TRY(check_tokens("what was seen last", image.recent, model.vocab_size));
   if (!image.pending) return Status();
   return check_tokens("what was drawn last", {&*image.pending, 1}, model.vocab_size);

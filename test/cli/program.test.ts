@@ -260,6 +260,28 @@ describe("chat", () => {
     ]);
   });
 
+  it("goes on with what /save wrote", async () => {
+    const snapshot = join(directory, "chat.snapshot");
+    const saved = await longhaul(["chat", recall, "--history", history, ...bounded], {
+      input: `/save\n/save ${snapshot}\n${first.question}\n`,
+    });
+    expect([saved.code, saved.stdout]).toEqual([0, `${first.answer}\n`]);
+    expect(saved.stderr).toMatch(/unknown command \/save; .*\n.*saved [\d.]+ KiB in .*chat\.snapshot/);
+    const restored = await longhaul(["chat", recall, "--restore", snapshot], {
+      input: `${first.question}\n/reset\n`,
+    });
+    expect([restored.code, restored.stdout]).toEqual([0, `${first.answer}\n`]);
+    const seen = (text: string) => text.match(/memory \(keydiff\): .*/g) ?? [];
+    expect(seen(restored.stderr)).toEqual([...seen(saved.stderr), seen(saved.stderr)[0]]);
+
+    const refused = await longhaul(["chat", recall, "--restore", snapshot, "--budget", "64"]);
+    expect(refused.code).toBe(2);
+    expect(refused.stderr).toContain("--budget does nothing with --restore");
+    const foreign = await longhaul(["chat", recall, "--restore", history]);
+    expect(foreign.code).toBe(1);
+    expect(foreign.stderr).toMatch(/longhaul: ERR_CORRUPT_FILE: .*history\.txt: it is no snapshot of longhaul/);
+  });
+
   it("ends with exit code 1 when a piped message fails", async () => {
     const { code, stdout, stderr } = await longhaul(["chat", recall, "--kv-bytes", "100KiB"], {
       input: `${first.question}\n`,

@@ -1,0 +1,55 @@
+import type { DialogueState } from "../dialogue.js";
+import { requireNumber, requireOneOf, requireString } from "../errors.js";
+import type { NativePolicy } from "../native.js";
+import type { Message } from "../text/chat-template.js";
+import {
+  requireFlag,
+  requireInt32,
+  requireIntegers,
+  requireList,
+  requireObject,
+  requireText,
+} from "./values.js";
+
+/** What the engine makes of the numbers is its own business: it refuses those that no policy has. */
+export function readPolicy(name: string, value: unknown): NativePolicy {
+  const policy = requireObject(name, value);
+  const number = (key: string, min = 1) => requireInt32(`${name}.${key}`, policy[key], min);
+  return {
+    policy: requireString(`${name}.policy`, policy.policy),
+    level: requireOneOf(`${name}.level`, policy.level, ["pair", "head"]),
+    budgets: Int32Array.from(requireIntegers(`${name}.budgets`, policy.budgets, 1)),
+    block: number("block"),
+    tail: number("tail"),
+    sinks: number("sinks", 0),
+    window: number("window"),
+    kernel: number("kernel"),
+    prompt: Int32Array.from(requireIntegers(`${name}.prompt`, policy.prompt)),
+    promptAtLastPosition: requireFlag(`${name}.promptAtLastPosition`, policy.promptAtLastPosition),
+  };
+}
+
+export function readDialogue(name: string, value: unknown): DialogueState {
+  const dialogue = requireObject(name, value);
+  const messages = (key: string) => requireList(`${name}.${key}`, dialogue[key], readMessage);
+  const { generated } = dialogue;
+  return {
+    // What a Date can hold.
+    now: requireNumber(`${name}.now`, dialogue.now, -8.64e15, 8.64e15),
+    history: messages("history"),
+    log: messages("log"),
+    generated: generated === null ? null : requireText(`${name}.generated`, generated),
+    unwritten: messages("unwritten"),
+    rest: requireText(`${name}.rest`, dialogue.rest),
+    begun: requireFlag(`${name}.begun`, dialogue.begun),
+    recent: requireIntegers(`${name}.recent`, dialogue.recent),
+  };
+}
+
+/** Templates may look at more than role and content: what else a message has stays with it. */
+function readMessage(name: string, value: unknown): Message {
+  const message = requireObject(name, value);
+  requireString(`${name}.role`, message.role);
+  requireText(`${name}.content`, message.content);
+  return message as object as Message;
+}

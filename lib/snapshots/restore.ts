@@ -1,0 +1,161 @@
+import { Dialogue } from "../dialogue.js";
+import type { Embed, EpisodeSettings } from "../episodes/options.js";
+import { type EpisodesState, restoreSettings } from "../episodes/state.js";
+import { type EpisodeContext, EpisodeStreams } from "../episodes/streams.js";
+import { invalidOption, LonghaulError, requireOneOf } from "../errors.js";
+import { POLICIES, type Policy } from "../memory.js";
+import type { NativeModel, NativePolicy } from "../native.js";
+import { Sequence } from "../sequence.js";
+import { SingleStream, type Streams } from "../streams.js";
+import type { TaskRunner } from "../tasks.js";
+import type { ChatTemplate } from "../text/chat-template.js";
+import type { Tokenizer } from "../text/tokenizer.js";
+import { corruptSnapshot } from "./format.js";
+import { SnapshotReader } from "./reader.js";
+import { readState, type SequenceState, type SnapshotState } from "./state.js";
+
+export interface RestoreOptions {
+  readonly signal?: AbortSignal;
+  /** The function that was `memory.embed`: a file cannot hold it. Required where there was one. */
+  readonly embed?: Embed;
+  /** The function that was `memory.windows.split`. Required where there was one and no history yet. */
+  readonly split?: (text: string) => readonly string[];
+}
+
+/** What restoring needs of an engine. */
+export interface RestoreContext {
+  readonly runner: TaskRunner;
+  readonly tokenizer: Tokenizer;
+  readonly template: ChatTemplate;
+  readonly model: NativeModel;
+  readonly fingerprint: () => Promise<string>;
+  readonly episodes: (settings: EpisodeSettings, policy: NativePolicy) => EpisodeContext;
+}
+
+/** Streams, and what a conversation has to know of them. */
+export interface OpenStreams {
+  readonly streams: Streams;
+  readonly policy: Policy;
+  readonly tail: number;
+}
+
+/** The whole file is checked before anything is made of it; when that or what follows fails, nothing stays. */
+export async function restoreStreams(
+  path: string,
+  options: RestoreOptions,
+  context: RestoreContext,
+  signal: AbortSignal,
+): Promise<OpenStreams> {
+  const reader = await SnapshotReader.open(path, signal);
+  try {
+    const state = checked(path, () => readState(reader.json));
+    await requireModel(path, state, context);
+    const build = state.streams.kind === "single" ? single(path, state) : episodic(path, state, options);
+    requireSections(reader, state.sequences);
+    const sequences: Sequence[] = [];
+    try {
+      for (const image of state.sequences) {
+        sequences.push(await restoreSequence(reader, image, context.runner, signal));
+      }
+      return build(context, sequences);
+    } catch (error) {
+      await Promise.all(sequences.map((sequence) => sequence.release()));
+      throw error;
+    }
+  } finally {
+    await reader.close();
+  }
+}
+
+type Build = (context: RestoreContext, sequences: readonly Sequence[]) => OpenStreams;
+
+function single(path: string, { streams, sequences }: SnapshotState): Build {
+  const [image] = sequences;
+  if (image === undefined || sequences.length > 1) throw corruptSnapshot(path, "it has not one sequence");
+  const policy = checked(path, () => requireOneOf("policy", image.policy.policy as Policy, POLICIES));
+  return ({ tokenizer, template, model }, [sequence]) => {
+    const dialogue = Dialogue.restore(tokenizer, template, streams.dialogue);
+    const stream = { sequence: sequence as Sequence, dialogue };
+    return { streams: new SingleStream(stream, policy, model.kvHeads), policy, tail: image.policy.tail };
+  };
+}
+
+function episodic(path: string, { streams, sequences }: SnapshotState, options: RestoreOptions): Build {
+  const state = streams as EpisodesState;
+  if (sequences.length !== (state.built?.dialogues.length ?? 0)) {
+    throw corruptSnapshot(path, "it has not one sequence an episode");
+  }
+  const { settings: saved, built } = state;
+  const { embed } = options;
+  requireFunction(path, "embed", saved.embed === "function", embed);
+  // What has its windows is not cut into any again.
+  const split = built === null ? options.split : undefined;
+  if (built === null) requireFunction(path, "split", saved.split, split);
+  const settings = checked(path, () => restoreSettings(saved, embed, split));
+  return ({ episodes }, restored) => ({
+    streams: EpisodeStreams.restore(episodes(settings, state.policy), state, restored),
+    policy: "epicache",
+    tail: state.policy.tail,
+  });
+}
+
+/** Refuses a function that is missing, and one where the engine's own way was saved. */
+function requireFunction(path: string, option: "embed" | "split", wanted: boolean, given: unknown): void {
+  if (wanted ? typeof given === "function" : given === undefined) return;
+  const expected = wanted
+    ? `the function that the conversation had: ${path} cannot hold it`
+    : `left out: the conversation in ${path} had none`;
+  throw invalidOption(option, expected, given);
+}
+
+async function requireModel(path: string, { model }: SnapshotState, context: RestoreContext): Promise<void> {
+  const fingerprint = await context.fingerprint();
+  if (model.fingerprint === fingerprint) return;
+  const describe = (architecture: string, print: string) => `${architecture} ${print.slice(0, 12)}`;
+  throw new LonghaulError(
+    "ERR_INVALID_ARGUMENT",
+    `${path}: it was saved with another model (${describe(model.architecture, model.fingerprint)}) than this engine's ` +
+      `(${describe(context.model.architecture, fingerprint)}); load the model that it was saved with`,
+  );
+}
+
+/** All sections are there, and nothing else. */
+function requireSections(reader: SnapshotReader, sequences: readonly SequenceState[]): void {
+  let bytes = 0;
+  for (const image of sequences)
+    bytes += rowsOf(image) * (4 + 2 * image.headDim * (image.dtype === "f32" ? 4 : 2));
+  if (bytes === reader.left) return;
+  throw corruptSnapshot(reader.path, `its sections have ${reader.left} bytes, its rows take ${bytes}`);
+}
+
+async function restoreSequence(
+  reader: SnapshotReader,
+  image: SequenceState,
+  runner: TaskRunner,
+  signal: AbortSignal,
+): Promise<Sequence> {
+  const positions = await reader.readIntegers(rowsOf(image));
+  const read = (bytes: number) => reader.read(bytes);
+  try {
+    return await Sequence.restore(runner, { ...image, positions }, read, signal);
+  } catch (error) {
+    throw blamed(reader.path, error);
+  }
+}
+
+const rowsOf = ({ lengths }: SequenceState): number => lengths.reduce((sum, length) => sum + length, 0);
+
+function checked<T>(path: string, check: () => T): T {
+  try {
+    return check();
+  } catch (error) {
+    throw blamed(path, error);
+  }
+}
+
+/** What is wrong with a value is wrong with the file that it is from. */
+function blamed(path: string, error: unknown): unknown {
+  if (!(error instanceof LonghaulError)) return error;
+  const ofValue = error.code === "ERR_INVALID_ARGUMENT" || error.code === "ERR_CORRUPT_FILE";
+  return ofValue && !error.message.startsWith(path) ? corruptSnapshot(path, error.message, error) : error;
+}

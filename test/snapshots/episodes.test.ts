@@ -1,0 +1,124 @@
+// Policy "epicache": every episode's cache, and what tells which of them a question is about.
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Conversation, Engine, MemoryOptions } from "../../lib/index.js";
+import { expectError, load, recall, recallDialogue } from "../engine/support.js";
+import { temporaryFolder } from "./support.js";
+
+const folder = temporaryFolder();
+const path = join(folder, "episodes.snapshot");
+const { text, questions } = recallDialogue(1000);
+let engine: Engine;
+let other: Engine;
+beforeAll(async () => {
+  engine = await load(recall);
+  other = await load(recall);
+});
+afterAll(() => Promise.all([engine.dispose(), other.dispose()]));
+
+const split = (whole: string): string[] => whole.split(/ (?=user :|session )/);
+/** How often each letter is there: enough to tell windows apart. */
+const embed = (texts: readonly string[]): number[][] =>
+  texts.map((each) => Array.from({ length: 26 }, (_, i) => each.split(String.fromCharCode(97 + i)).length - 1));
+const own: MemoryOptions = {
+  policy: "epicache",
+  budget: 96,
+  block: 128,
+  tail: 64,
+  episodes: { min: 2, max: 4 },
+  representatives: 5,
+  clustering: { restarts: 3, seed: 7 },
+};
+const withFunctions: MemoryOptions = {
+  ...own,
+  instruction: "what was said ?",
+  embed,
+  windows: { size: 3, split },
+};
+
+async function goOn(conversation: Conversation): Promise<unknown[]> {
+  const seen: unknown[] = [];
+  for (const [index, { question }] of questions.slice(0, 6).entries()) {
+    // What is not remembered has to fit a tail that others filled.
+    const remember = index !== 1;
+    const maxTokens = remember ? 14 : 3;
+    const options = { maxTokens, stopTokens: [], seed: index, temperature: index % 2, remember };
+    const { text, tokens } = await conversation.ask(question, options).result();
+    seen.push({ text, tokens, memory: conversation.memory() });
+  }
+  return [...seen, conversation.messages];
+}
+
+describe("a conversation in episodes", () => {
+  it.each([
+    ["the engine's own vectors", own, {}],
+    ["functions of the user", withFunctions, { embed }],
+  ] as const)("goes on as the original does, with %s", async (_, memory, functions) => {
+    const original = await engine.conversation({ memory, system: "be brief ." });
+    await original.ingest(text);
+    for (const { question } of questions.slice(6, 10)) await original.ask(question, { maxTokens: 6 }).result();
+    await original.save(path);
+    const restored = await other.restore(path, functions);
+    expect(restored.memory()).toEqual(original.memory());
+    expect(restored.memory().episodes?.list.length).toBeGreaterThan(1);
+    expect(restored.messages).toEqual(original.messages);
+    expect(await goOn(restored)).toEqual(await goOn(original));
+
+    // The messages of all episodes are one list again, in the order in which they came.
+    await restored.save(path);
+    const again = await other.restore(path, functions);
+    expect(await goOn(again)).toEqual(await goOn(restored));
+    await expectError(again.ingest(text), "ERR_UNSUPPORTED", /has made its episodes already/);
+    await Promise.all([original, restored, again].map((conversation) => conversation.dispose()));
+    expect(other.memory().pool).toMatchObject({ reserved: 0, used: 0 });
+  });
+
+  it("may have no history yet", async () => {
+    await using original = await engine.conversation({ memory: withFunctions });
+    await original.save(path);
+    await expectError(
+      other.restore(path, { embed }),
+      "ERR_INVALID_ARGUMENT",
+      /^split must be the function that/,
+    );
+    await using restored = await other.restore(path, { embed, split });
+    expect(restored.memory()).toEqual(original.memory());
+    await original.ingest(text);
+    await restored.ingest(text);
+    expect(restored.memory()).toEqual(original.memory());
+    expect(await goOn(restored)).toEqual(await goOn(original));
+  });
+
+  it("is refused without the function that it was made with, and with one that it was not", async () => {
+    await using original = await engine.conversation({ memory: withFunctions });
+    await original.ingest(text);
+    await original.save(path);
+    await expectError(
+      other.restore(path),
+      "ERR_INVALID_ARGUMENT",
+      /^embed must be the function that the conversation had: .* cannot hold it, got undefined$/,
+    );
+    const wrong = { embed: "engine" } as never;
+    await expectError(other.restore(path, wrong), "ERR_INVALID_ARGUMENT", /^embed must be the function/);
+
+    await using plain = await engine.conversation({ memory: own });
+    await plain.ingest(text);
+    await plain.save(path);
+    await expectError(
+      other.restore(path, { embed }),
+      "ERR_INVALID_ARGUMENT",
+      /^embed must be left out: .* had none/,
+    );
+    expect(other.memory().pool).toMatchObject({ reserved: 0, used: 0 });
+  });
+
+  it("is refused as a whole where not all of its caches fit", async () => {
+    await using original = await engine.conversation({ memory: own });
+    await original.ingest(text);
+    await original.save(path);
+    const pages = original.memory().reservedBytes;
+    await using small = await load(recall, { kvBytes: pages - 100_000 });
+    await expectError(small.restore(path), "ERR_OUT_OF_MEMORY", /this conversation needs/);
+    expect(small.memory().pool).toMatchObject({ reserved: 0, used: 0 });
+  });
+});
