@@ -75,6 +75,12 @@ export interface NativeGenerateOptions {
   readonly confirm: boolean;
 }
 
+export interface NativeProfileOptions {
+  readonly sinks: number;
+  readonly window: number;
+  readonly block: number;
+}
+
 /** Bytes. */
 export interface NativeEngineMemory {
   readonly weights: number;
@@ -131,6 +137,7 @@ export interface NativeEngine {
   importRows(sequence: number, layer: number, head: number, bytes: Uint8Array): number;
   score(tokens: Int32Array, logits: boolean): number;
   embed(tokens: Int32Array, pooling: "mean" | "last"): number;
+  profile(tokens: Int32Array, options: NativeProfileOptions): number;
   cancel(task: number): void;
   confirm(task: number, tokens: number): void;
   memory(): NativeEngineMemory;

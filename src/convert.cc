@@ -124,6 +124,12 @@ Pooling to_pooling(const Napi::Value& value) {
   return value.As<Napi::String>().Utf8Value() == "last" ? Pooling::kLast : Pooling::kMean;
 }
 
+ProfileOptions to_profile_options(const Napi::Object& object) {
+  return {.sinks = to_int32(object, "sinks"),
+          .window = to_int32(object, "window"),
+          .block = to_int32(object, "block")};
+}
+
 Napi::Float32Array to_js(Napi::Env env, const std::vector<float>& values) {
   return to_typed_array<Napi::Float32Array>(env, values);
 }

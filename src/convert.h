@@ -26,6 +26,7 @@ MemoryPolicy to_memory_policy(const Napi::Object& object);
 SequenceImage to_sequence_image(const Napi::Object& object);
 GenerateOptions to_generate_options(const Napi::Object& object);
 Pooling to_pooling(const Napi::Value& value);
+ProfileOptions to_profile_options(const Napi::Object& object);
 
 Napi::Object to_js(Napi::Env env, const Event& event);
 Napi::Object to_js(Napi::Env env, const EngineMemory& memory);

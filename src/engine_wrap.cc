@@ -49,8 +49,9 @@ Napi::Function EngineWrap::define(Napi::Env env) {
        InstanceMethod<&EngineWrap::export_rows>("exportRows"),
        InstanceMethod<&EngineWrap::import_sequence>("importSequence"),
        InstanceMethod<&EngineWrap::import_rows>("importRows"), InstanceMethod<&EngineWrap::score>("score"),
-       InstanceMethod<&EngineWrap::embed>("embed"), InstanceMethod<&EngineWrap::cancel>("cancel"),
-       InstanceMethod<&EngineWrap::confirm>("confirm"), InstanceMethod<&EngineWrap::memory>("memory"),
+       InstanceMethod<&EngineWrap::embed>("embed"), InstanceMethod<&EngineWrap::profile>("profile"),
+       InstanceMethod<&EngineWrap::cancel>("cancel"), InstanceMethod<&EngineWrap::confirm>("confirm"),
+       InstanceMethod<&EngineWrap::memory>("memory"),
        InstanceMethod<&EngineWrap::sequence_memory>("sequenceMemory"),
        InstanceMethod<&EngineWrap::model>("model"), InstanceMethod<&EngineWrap::dispose>("dispose")});
 }
@@ -161,6 +162,11 @@ Napi::Value EngineWrap::score(const Napi::CallbackInfo& info) {
 
 Napi::Value EngineWrap::embed(const Napi::CallbackInfo& info) {
   return started(info.Env(), engine(info.Env()).embed(to_tokens(info[0]), to_pooling(info[1])));
+}
+
+Napi::Value EngineWrap::profile(const Napi::CallbackInfo& info) {
+  const ProfileOptions options = to_profile_options(info[1].As<Napi::Object>());
+  return started(info.Env(), engine(info.Env()).profile(to_tokens(info[0]), options));
 }
 
 void EngineWrap::cancel(const Napi::CallbackInfo& info) {

@@ -35,6 +35,7 @@ class EngineWrap : public Napi::ObjectWrap<EngineWrap> {
   Napi::Value import_rows(const Napi::CallbackInfo& info);
   Napi::Value score(const Napi::CallbackInfo& info);
   Napi::Value embed(const Napi::CallbackInfo& info);
+  Napi::Value profile(const Napi::CallbackInfo& info);
   void cancel(const Napi::CallbackInfo& info);
   void confirm(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);

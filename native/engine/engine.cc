@@ -134,6 +134,10 @@ uint64_t Engine::embed(std::vector<int32_t> tokens, Pooling pooling) {
   return submit(std::make_unique<EmbedTask>(std::move(tokens), pooling));
 }
 
+uint64_t Engine::profile(std::vector<int32_t> tokens, const ProfileOptions& options) {
+  return submit(std::make_unique<ProfileTask>(std::move(tokens), options));
+}
+
 void Engine::cancel(uint64_t task) {
   if (task == 0) load_cancelled_ = true;
   std::shared_ptr<Task> ended;  // freed without the lock

@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "engine/layer_profile.h"
 #include "engine/sampler.h"
 #include "engine/sequence.h"
 
@@ -43,7 +44,7 @@ struct Event {
   int64_t done = 0;
   int64_t total = 0;
   std::vector<int32_t> tokens;
-  std::vector<float> values;  // logits, log-probabilities, hidden states
+  std::vector<float> values;  // logits, log-probabilities, hidden states, similarities
   FinishReason finish = FinishReason::kNone;
   uint64_t sequence = 0;                       // kDone of create_sequence and import_sequence
   std::shared_ptr<const SequenceImage> image;  // kDone of export_sequence
@@ -126,10 +127,12 @@ class Engine {
   uint64_t score(std::vector<int32_t> tokens, ScoreOptions options);
   // values: final hidden states, pooled over the tokens. [hidden]
   uint64_t embed(std::vector<int32_t> tokens, Pooling pooling);
+  // values: LayerProfile::similarity() of a text. [layers]
+  uint64_t profile(std::vector<int32_t> tokens, const ProfileOptions& options);
 
-  // Ingesting, generating, scoring and embedding end with kCancelled before their next step, at once if they
-  // have not begun, and so does a create_sequence, export or import that has not; the loading (task 0) fails
-  // with it. Other tasks run.
+  // Ingesting, generating, scoring, embedding and profiling end with kCancelled before their next step, at once
+  // if they have not begun, and so does a create_sequence, export or import that has not; the loading (task 0)
+  // fails with it. Other tasks run.
   void cancel(uint64_t task);
   // The first `tokens` tokens told by a generation with `confirm` may become final.
   void confirm(uint64_t task, int64_t tokens);

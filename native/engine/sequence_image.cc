@@ -89,6 +89,7 @@ Status check_layer(const SequenceImage& image, int64_t layer, const int32_t*& po
   const int64_t heads = image.geometry.kv_heads;
   const int32_t* lengths = image.rows.lengths.data() + layer * heads;
   const int64_t budget = policy.bounded() ? policy.budgets[static_cast<size_t>(layer)] : image.tokens_seen;
+  const int32_t* const first = positions;
   int64_t frozen = 0;
   for (int64_t head = 0; head < heads; ++head) {
     const int64_t kept = lengths[head] - image.tail_rows;
@@ -96,8 +97,13 @@ Status check_layer(const SequenceImage& image, int64_t layer, const int32_t*& po
     if (policy.level == SelectLevel::kHead && kept > budget) {
       return bad(of_head(layer, head) + std::to_string(kept) + " kept rows are more than the budget");
     }
-    const Status status = check_positions(image, {positions, static_cast<size_t>(lengths[head])});
+    const std::span<const int32_t> rows(positions, static_cast<size_t>(lengths[head]));
+    const Status status = check_positions(image, rows);
     if (!status.ok()) return {status.code(), of_head(layer, head) + status.message()};
+    // Their scores are shared row by row.
+    if (policy.kind == PolicyKind::kTova && !std::equal(rows.begin(), rows.end(), first, first + lengths[0])) {
+      return bad(of_head(layer, head) + "its rows are not those of the other heads");
+    }
     positions += lengths[head];
   }
   if (frozen > budget * heads) {

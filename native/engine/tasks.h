@@ -116,4 +116,18 @@ class EmbedTask final : public ReadTask {
   std::vector<double> sum_;  // [hidden]
 };
 
+// Profiles the layers by one text. A step is a block.
+class ProfileTask final : public Task {
+ public:
+  ProfileTask(std::vector<int32_t> tokens, const ProfileOptions& options)
+      : tokens_(std::move(tokens)), options_(options) {}
+  Result<bool> step(Engine& engine) override;
+  std::optional<Event> cancelled_event() const override;
+
+ private:
+  std::vector<int32_t> tokens_;  // until profile_ has them
+  ProfileOptions options_;
+  std::unique_ptr<LayerProfile> profile_;
+};
+
 }  // namespace longhaul

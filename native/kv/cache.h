@@ -63,6 +63,8 @@ class SequenceCache {
 
   Result<std::vector<int32_t>> lengths();  // [layers, kv_heads]
   Result<LayerRows> read_layer(int32_t layer);
+  // Keys of the newest `rows` rows of every head, which must hold as many. [kv_heads, rows, head_dim]
+  Result<std::vector<float>> read_newest_keys(int32_t layer, int32_t rows);
 
   // What the cache holds, on the host: the index, and head by head [2, length, head_dim], keys then values, in
   // the pool's dtype.

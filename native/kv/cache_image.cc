@@ -5,6 +5,7 @@
 #include <span>
 #include <utility>
 
+#include "core/arena.h"
 #include "kv/cache.h"
 
 namespace longhaul {
@@ -188,6 +189,53 @@ Result<LayerRows> SequenceCache::read_layer(int32_t layer) {
     widen(both.last(both.size() / 2), geometry.dtype, rows.v);
   }
   return rows;
+}
+
+Result<std::vector<float>> SequenceCache::read_newest_keys(int32_t layer, int32_t rows) {
+  const KvGeometry& geometry = pool_->geometry();
+  LONGHAUL_ASSIGN(const std::vector<int32_t> all, lengths());
+  const std::span<const int32_t> held(all.data() + int64_t{layer} * geometry.kv_heads,
+                                      static_cast<size_t>(geometry.kv_heads));
+  std::vector<int32_t> pages;
+  for (int32_t head = 0; head < geometry.kv_heads; ++head) {
+    const int32_t length = held[static_cast<size_t>(head)];
+    LONGHAUL_ASSERT(length >= rows);
+    LONGHAUL_ASSIGN(const std::vector<int32_t> heads_pages, head_pages(layer, head, length));
+    pages.insert(pages.end(), heads_pages.begin() + (length - rows) / kPageRows, heads_pages.end());
+  }
+
+  // Gathered on the device: one copy to the host instead of one a page.
+  const int64_t page_elements = int64_t{kPageRows} * geometry.head_dim;
+  const Tensor& k = pool_->arrays().k;
+  Tensor index;
+  Tensor gathered;
+  auto lay_out = [&](Arena arena) {
+    index = arena.take(DType::kI32, {static_cast<int64_t>(pages.size())});
+    gathered = arena.take(geometry.dtype, {static_cast<int64_t>(pages.size()), page_elements});
+    return arena.used();
+  };
+  LONGHAUL_ASSIGN(const Buffer scratch, backend_->allocate(lay_out(Arena()), MemoryUse::kWorkspace));
+  lay_out(Arena(scratch));
+  LONGHAUL_TRY(backend_->upload(*stream_, index.data, pages.data(), pages.size() * sizeof(int32_t)));
+  LONGHAUL_TRY(run(
+      *backend_, *stream_,
+      GatherRowsArgs{
+          .x = Tensor::dense(k.data, k.dtype, {k.shape[0], page_elements}), .index = index, .out = gathered}));
+  std::vector<uint8_t> bytes(static_cast<size_t>(gathered.bytes()));
+  LONGHAUL_TRY(backend_->download(*stream_, bytes.data(), gathered.data, bytes.size()));
+  std::vector<float> whole_pages;
+  whole_pages.reserve(static_cast<size_t>(gathered.elements()));
+  widen(bytes, geometry.dtype, whole_pages);
+
+  std::vector<float> keys;
+  keys.reserve(held.size() * static_cast<size_t>(rows) * static_cast<size_t>(geometry.head_dim));
+  auto page = whole_pages.cbegin();
+  for (const int32_t length : held) {
+    const auto begin = page + int64_t{(length - rows) % kPageRows} * geometry.head_dim;
+    keys.insert(keys.end(), begin, begin + int64_t{rows} * geometry.head_dim);
+    page += (pages_for(length) - (length - rows) / kPageRows) * page_elements;
+  }
+  return keys;
 }
 
 }  // namespace longhaul

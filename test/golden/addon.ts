@@ -1,10 +1,12 @@
 // Repeats one case of each native kind through the addon: what the golden program judged was the same C++, so these
 // tell whether arrays and options come through the API unharmed.
-import { join } from "node:path";
+import { readFileSync } from "node:fs";
+import { join, relative } from "node:path";
 import type { Conversation, Engine, MemoryOptions } from "../../lib/index.js";
+import { layerBudgets } from "../../lib/layer-budgets.js";
 import type { NativeAddon } from "../../lib/native.js";
 import type { Case } from "./cases.js";
-import { compare, differing, limitOf } from "./limits.js";
+import { compare, differing, type Limit, limitOf } from "./limits.js";
 import type { Report } from "./report.js";
 import { Safetensors } from "./safetensors.js";
 
@@ -20,6 +22,13 @@ interface Run {
   readonly file: Safetensors;
   /** Tells a comparison by the limit that case.json has for `quantity`. */
   readonly judge: (quantity: string, got: ArrayLike<number>, reference: ArrayLike<number>) => void;
+  /** Tells one by a limit of another form than the others in case.json. */
+  readonly judgeBy: (
+    limit: Limit,
+    quantity: string,
+    got: ArrayLike<number>,
+    reference: ArrayLike<number>,
+  ) => void;
   /** Tells an exact one. */
   readonly judgeEqual: (quantity: string, got: ArrayLike<number>, reference: ArrayLike<number>) => void;
 }
@@ -42,6 +51,7 @@ const KINDS: Readonly<Record<string, Kind>> = {
   epicache_multi_turn: { suits: () => true, file: data, run: multiTurn },
   sampling: { suits: () => true, file: data, run: sampling },
   attention: { suits: ({ json }) => json.varlen === false, file: data, run: attention },
+  layer_budgets: { suits: () => true, file: promptOf, run: layerBudgetsOf },
 };
 
 /** Cases where nothing is evicted say less, and the public API has no option for a patched prompt one row early. */
@@ -70,6 +80,8 @@ async function runOne(report: Report, addon: Addon, device: Run["device"], one: 
           ...line(quantity),
           ...compare(limitOf(one.json.limits, quantity), got, reference),
         }),
+      judgeBy: (limit, quantity, got, reference) =>
+        report.quantity({ ...line(quantity), ...compare(limit, got, reference) }),
       judgeEqual: (quantity, got, reference) =>
         report.quantity({ ...line(quantity), ...differing(got, reference) }),
     });
@@ -206,4 +218,36 @@ async function attention({ addon, device, one, file, judge }: Run): Promise<void
   // Stored [heads, tokens], computed [tokens, heads].
   const byHead = Array.from({ length: H * T }, (_, i) => lse[(i % T) * H + Math.floor(i / T)] ?? Number.NaN);
   judge("lse", byHead, file.read("lse").values);
+}
+
+interface Profile {
+  readonly model: string;
+  readonly profile: { readonly sinks: number; readonly block: number; readonly tail: number };
+  readonly sigma: readonly number[];
+  readonly budgets: readonly { readonly M: number; readonly alpha: number; readonly allocation: number[] }[];
+}
+
+/** One says whether the API passes options and numbers on; the golden program runs them all. */
+function firstProfile({ directory }: Case): Profile {
+  const [first] = JSON.parse(readFileSync(join(directory, "profiles.json"), "utf8"));
+  return first;
+}
+
+function promptOf(one: Case): string {
+  return relative(one.directory, join(one.root, firstProfile(one).model, "golden_long.safetensors"));
+}
+
+async function layerBudgetsOf({ addon, device, one, file, judge, judgeBy, judgeEqual }: Run): Promise<void> {
+  const { model, profile, sigma, budgets } = firstProfile(one);
+  const { sinks, block, tail: window } = profile;
+  await using engine = await addon.Engine.load(join(one.root, model), { device });
+  const { similarity } = await engine.profile([[...file.read("input_ids").values]], { sinks, block, window });
+  judge("sigma", similarity, sigma);
+
+  const { allocation_abs: abs } = one.json.limits.allocation_from_own_sigma;
+  const own = budgets.map(({ M, alpha }) => layerBudgets(similarity, M, alpha));
+  const stored = budgets.map(({ allocation }) => allocation);
+  judgeBy({ abs }, "allocation_from_own_sigma", own.flat(), stored.flat());
+  const sums = (lists: readonly (readonly number[])[]) => lists.map((list) => list.reduce((a, b) => a + b, 0));
+  judgeEqual("allocation_from_own_sigma.sum", sums(own), sums(stored));
 }

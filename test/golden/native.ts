@@ -3,8 +3,15 @@ import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import type { Report } from "./report.js";
 
-/** The kinds that the golden program runs. */
-export const NATIVE_KINDS = ["attention", "epicache", "epicache_multi_turn", "model", "sampling"];
+/** The kinds that the golden program runs, of `layer_budgets` the profiles. */
+export const NATIVE_KINDS = [
+  "attention",
+  "epicache",
+  "epicache_multi_turn",
+  "layer_budgets",
+  "model",
+  "sampling",
+];
 
 interface NativeRun {
   readonly program: string;

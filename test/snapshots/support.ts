@@ -20,6 +20,8 @@ export const policies: [string, MemoryOptions][] = [
   ["snapkv-refed", { policy: "snapkv-refed", budget: [64, 96, 128], block: 100, tail: 48 }],
   ["keydiff", { policy: "keydiff", budget: 96, block: 128, tail: 48 }],
   ["keydiff, level head", { policy: "keydiff", budget: [70, 96, 50], block: 128, tail: 48, level: "head" }],
+  ["tova", { policy: "tova", budget: 96, block: 128, tail: 48 }],
+  ["kvzip", { policy: "kvzip", budget: 96, block: 100, tail: 48, prompt: "again :" }],
   ["patched-prompt", { policy: "patched-prompt", budget: 96, block: 128, tail: 48, prompt: "what was said ?" }],
 ];
 

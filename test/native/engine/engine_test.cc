@@ -226,9 +226,10 @@ TEST_F(EngineTest, EngineWithoutAModelFailsEveryTask) {
   EngineClient client(model() + "/nowhere");
   const Event loaded = client.last(0);
   ASSERT_EQ(loaded.kind, EventKind::kFailed);
-  for (uint64_t task : {client->create_sequence(MemoryPolicy()), client->ingest(1, {1}),
-                        client->generate(1, {1}, {}), client->truncate(1, 1), client->score({1}, {}),
-                        client->embed({1}, Pooling::kMean), client->release_sequence(1)}) {
+  for (uint64_t task :
+       {client->create_sequence(MemoryPolicy()), client->ingest(1, {1}), client->generate(1, {1}, {}),
+        client->truncate(1, 1), client->score({1}, {}), client->embed({1}, Pooling::kMean),
+        client->profile({1}, {}), client->release_sequence(1)}) {
     const Event event = client.last(task);
     EXPECT_EQ(event.kind, EventKind::kFailed);
     EXPECT_EQ(event.status.code(), loaded.status.code());

@@ -32,6 +32,8 @@ Machine make_machine(const std::string& device, const RandomModel& shape, int64_
   return machine;
 }
 
+constexpr int kKinds = static_cast<int>(PolicyKind::kKvZip) + 1;
+
 MemoryPolicy policy_of(int kind, SelectLevel level) {
   MemoryPolicy policy;
   policy.kind = static_cast<PolicyKind>(kind);
@@ -122,7 +124,7 @@ TEST_P(SequenceImages, GoOnAsTheOriginalDoes) {
   Machine machine = make_machine(GetParam(), {});
   Machine other = make_machine(GetParam(), {});
   const KvGeometry geometry = machine.model->kv_geometry();
-  for (int kind = 0; kind <= static_cast<int>(PolicyKind::kPatchedPrompt); ++kind) {
+  for (int kind = 0; kind < kKinds; ++kind) {
     for (SelectLevel level : {SelectLevel::kPair, SelectLevel::kHead}) {
       SCOPED_TRACE("policy " + std::to_string(kind) + " level " + std::to_string(static_cast<int>(level)));
       std::unique_ptr<Sequence> original =
@@ -210,7 +212,7 @@ TEST_P(SequenceImages, ThatCannotBeAreRefused) {
   std::mt19937 random(5);
   Machine machine = make_machine(GetParam(), {});
   std::unique_ptr<Sequence> original =
-      std::move(Sequence::create(*machine.model, *machine.pool, policy_of(4, SelectLevel::kPair)).value());
+      std::move(Sequence::create(*machine.model, *machine.pool, policy_of(2, SelectLevel::kPair)).value());
   feed(*original, random, 9);
   while (original->tail_rows() < 3) feed(*original, random, 1);
   const SequenceImage image = original->image().value();
@@ -244,6 +246,11 @@ TEST_P(SequenceImages, ThatCannotBeAreRefused) {
       {"a negative tail", [](SequenceImage& i) { i.tail_rows = -1; }},
       {"pending", [](SequenceImage& i) { i.pending = 64; }},
       {"negative pending", [](SequenceImage& i) { i.pending = -5; }},
+      {"heads of TOVA that differ",
+       [](SequenceImage& i) {
+         i.policy.kind = PolicyKind::kTova;
+         i.recent.resize(1);
+       }},
       {"recent tokens", [](SequenceImage& i) { i.recent[0] = -1; }},
       {"too many recent tokens", [](SequenceImage& i) { i.recent.assign(5, 1); }},
       {"a missing length", [](SequenceImage& i) { i.rows.lengths.pop_back(); }},
@@ -293,7 +300,7 @@ TEST_P(SequenceImages, ChangedAtRandomDoNoHarm) {
   const int trials = GetParam() == "cuda-emulated" ? 30 : 300;
   int restored = 0;
   for (int trial = 0; trial < trials; ++trial) {
-    const int kind = static_cast<int>(random() % 6);
+    const int kind = static_cast<int>(random() % kKinds);
     std::unique_ptr<Sequence> original =
         std::move(Sequence::create(*machine.model, *machine.pool,
                                    policy_of(kind, random() % 2 == 0 ? SelectLevel::kPair : SelectLevel::kHead))
@@ -321,7 +328,7 @@ TEST_P(SequenceImages, ChangedAtRandomDoNoHarm) {
     } else if (chosen < fields.size() + wide.size()) {
       *wide[chosen - fields.size()] = value;
     } else if (chosen == fields.size() + wide.size()) {
-      image.policy.kind = static_cast<PolicyKind>(random() % 6);
+      image.policy.kind = static_cast<PolicyKind>(random() % kKinds);
     } else {
       // Any bits may be keys and values, those that are no numbers too.
       for (std::vector<uint8_t>& bytes : rows) {

@@ -19,6 +19,7 @@ using RunCase = Status (*)(Context&, const Case&);
 Status run_model(Context&, const Case&);
 Status run_epicache(Context&, const Case&);
 Status run_epicache_multi_turn(Context&, const Case&);
+Status run_layer_budgets(Context&, const Case&);
 Status run_sampling(Context&, const Case&);
 Status run_attention(Context&, const Case&);
 

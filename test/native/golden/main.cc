@@ -24,6 +24,7 @@ struct Kind {
 constexpr Kind kKinds[] = {{"attention", run_attention},
                            {"epicache", run_epicache},
                            {"epicache_multi_turn", run_epicache_multi_turn},
+                           {"layer_budgets", run_layer_budgets},
                            {"model", run_model},
                            {"sampling", run_sampling}};
 
