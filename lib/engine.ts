@@ -10,10 +10,13 @@ import { invalidOption, requireOneOf, requireString, throwIfAborted } from "./er
 import { type GenerateOptions, type GenerationDefaults, readGenerationDefaults } from "./generation.js";
 import { type DownloadProgress, type ResolveOptions, resolveModel } from "./hub.js";
 import { instructionTurn } from "./instruction.js";
+import { type LayerProfile, type ProfileOptions, profileLayers } from "./layer-profile.js";
+import { profilePath, readProfile, writeProfile } from "./layer-profile-file.js";
 import {
   defaultKvBytes,
   type EngineMemory,
   type MemoryOptions,
+  namedProfile,
   parseBytes,
   requireThreads,
   toEngineMemory,
@@ -177,12 +180,15 @@ export class Engine {
    */
   async conversation({ system, memory = {}, signal }: ConversationOptions = {}): Promise<Conversation> {
     this.#requireAlive(signal);
-    const { tokenizer, template, model } = this.#parts;
+    const { directory, tokenizer, template, model } = this.#parts;
     if (system !== undefined) requireString("system", system);
-    const policy = toNativePolicy(memory, model, {
-      encode: (text) => tokenizer.encode(text, { addSpecialTokens: false, continuation: true }),
-      instruct: (instruction) => instructionTurn(instruction, { tokenizer, template }),
-    });
+    const profile = namedProfile(memory, directory);
+    const encoder = {
+      encode: (text: string) => tokenizer.encode(text, { addSpecialTokens: false, continuation: true }),
+      instruct: (instruction: string) => instructionTurn(instruction, { tokenizer, template }),
+    };
+    const profiled = profile === undefined ? undefined : await readProfile(profile, this.info());
+    const policy = toNativePolicy(memory, model, encoder, profiled);
     const dialogue = new Dialogue(tokenizer, template, system);
     const streams = await this.#streams(memory, policy, dialogue, signal);
     return this.#open({ streams, policy: policy.policy, tail: policy.tail }, signal);
@@ -275,6 +281,28 @@ export class Engine {
     );
     throwIfAborted(signal);
     return events.map(({ values = new Float32Array() }) => (normalize ? toUnitLength(values) : values));
+  }
+
+  /**
+   * Measures on texts (or token ids) how much the keys of each layer depend on distant tokens, for `memory.layers`. Each
+   * text goes through the model twice, and all of its keys and values are kept meanwhile. One on which both runs would be
+   * the same, for want of length, is refused.
+   */
+  async profile(
+    texts: readonly (string | readonly number[])[],
+    options: ProfileOptions = {},
+  ): Promise<LayerProfile> {
+    this.#requireAlive(options.signal);
+    return profileLayers(this.#parts, texts, options);
+  }
+
+  /**
+   * Writes a profile of this model where `memory.layers: "profiled"` finds it, or to `path`. Resolves with the path.
+   * Whatever happens, the file is the one that was there before or the new one, whole.
+   */
+  async saveProfile(profile: LayerProfile, path: string = profilePath(this.info())): Promise<string> {
+    await writeProfile(requireString("path", path), profile, this.info());
+    return path;
   }
 
   info(): EngineInfo {

@@ -1,8 +1,9 @@
 import { availableParallelism, freemem } from "node:os";
 import type { EpisodesMemory } from "./episodes/memory.js";
 import type { EpisodeOptions } from "./episodes/options.js";
-import { invalidOption, LonghaulError, requireInteger, requireOneOf } from "./errors.js";
+import { invalidOption, LonghaulError, requireInteger, requireOneOf, requireString } from "./errors.js";
 import { layerBudgets } from "./layer-budgets.js";
+import { profilePath } from "./layer-profile-file.js";
 import type { NativeConfig, NativeEngineMemory, NativePolicy, NativeSequenceMemory } from "./native.js";
 
 /** How a conversation chooses the rows of keys and values that it keeps. */
@@ -34,6 +35,12 @@ export const POLICIES = [
  */
 export type Policy = (typeof POLICIES)[number];
 
+/** How a budget is divided among layers; `alpha` as `layerBudgets` takes it, 2 by default. */
+export type LayerDivision =
+  | { readonly similarity: readonly number[]; readonly alpha?: number }
+  /** The path of a profile, or true for the one beside the model. */
+  | { readonly profile: string | true; readonly alpha?: number };
+
 /** What a conversation may hold. "Rows" are tokens of one KV head in one layer. */
 export interface MemoryOptions extends EpisodeOptions {
   /** Default "full". */
@@ -41,10 +48,10 @@ export interface MemoryOptions extends EpisodeOptions {
   /** Rows a KV head keeps after an eviction, in every layer or in each. Required for every policy but "full". */
   readonly budget?: number | readonly number[];
   /**
-   * Divides `budget`, then a number, among the layers: EpiCache's layer budgets, see `layerBudgets`. `similarity` is one
-   * number a layer, `alpha` 2 by default.
+   * Divides `budget`, then a number, among the layers: EpiCache's layer budgets, see `layerBudgets`. "profiled" takes the
+   * profile that `longhaul profile` (or `engine.saveProfile`) wrote beside the model.
    */
-  readonly layers?: { readonly similarity: readonly number[]; readonly alpha?: number };
+  readonly layers?: "profiled" | LayerDivision;
   /** Tokens of one prefill pass; an eviction follows each. Default 512. */
   readonly block?: number;
   /**
@@ -125,11 +132,24 @@ export interface PromptEncoder {
   instruct(instruction: string): number[];
 }
 
-/** Checks the options and fills in the defaults. */
+/** The file of the profile that `layers` names; undefined when it names none, or the policy has no budget to divide. */
+export function namedProfile(options: MemoryOptions, directory: string): string | undefined {
+  const { policy = "full", layers } = options ?? {};
+  const profile =
+    layers === "profiled" ? true : (layers as { readonly profile?: unknown } | undefined)?.profile;
+  if (profile === undefined || policy === "full") return undefined;
+  return profile === true ? profilePath({ directory }) : requireString("memory.layers.profile", profile);
+}
+
+/**
+ * Checks the options and fills in the defaults. `encoder` makes token ids of prompts, `profiled` is what the file of
+ * `namedProfile` holds.
+ */
 export function toNativePolicy(
   options: MemoryOptions,
   model: NativeConfig,
   encoder: PromptEncoder,
+  profiled?: readonly number[],
 ): NativePolicy & { readonly policy: Policy } {
   if (typeof options !== "object" || options === null) throw invalidOption("memory", "an object", options);
   const policy = requireOneOf("memory.policy", options.policy ?? "full", POLICIES);
@@ -138,7 +158,7 @@ export function toNativePolicy(
   return {
     policy,
     level: requireOneOf("memory.level", options.level ?? "pair", ["pair", "head"]),
-    budgets: Int32Array.from(policy === "full" ? [] : budgets(policy, options, model.layers)),
+    budgets: Int32Array.from(policy === "full" ? [] : budgets(policy, options, model.layers, profiled)),
     block: count("block", Math.min(512, model.maxPositions)),
     tail: count("tail", 512),
     sinks: count("sinks", 4, 0),
@@ -149,14 +169,19 @@ export function toNativePolicy(
   };
 }
 
-function budgets(policy: Policy, { budget, layers: profile }: MemoryOptions, layers: number): number[] {
+function budgets(
+  policy: Policy,
+  { budget, layers: division }: MemoryOptions,
+  layers: number,
+  profiled: readonly number[] | undefined,
+): number[] {
   if (budget === undefined) {
     throw new LonghaulError(
       "ERR_INVALID_ARGUMENT",
       `memory.budget is missing: policy "${policy}" needs the rows that a KV head keeps, such as 256`,
     );
   }
-  if (profile !== undefined) return profiledBudgets(budget, profile, layers);
+  if (division !== undefined) return dividedBudgets(budget, division, layers, profiled);
   if (!Array.isArray(budget)) return Array(layers).fill(requireInteger("memory.budget", budget, 1, MAX_INT32));
   if (budget.length !== layers) {
     throw invalidOption("memory.budget", `a number or one for each of the model's ${layers} layers`, budget);
@@ -164,9 +189,20 @@ function budgets(policy: Policy, { budget, layers: profile }: MemoryOptions, lay
   return budget.map((rows, layer) => requireInteger(`memory.budget[${layer}]`, rows, 1, MAX_INT32));
 }
 
-function profiledBudgets(budget: unknown, profile: unknown, layers: number): number[] {
+function dividedBudgets(
+  budget: unknown,
+  division: unknown,
+  layers: number,
+  profiled: readonly number[] | undefined,
+): number[] {
   const rows = requireInteger("memory.budget", budget, 1, MAX_INT32);
-  const { similarity, alpha } = (profile ?? {}) as NonNullable<MemoryOptions["layers"]>;
+  if (division !== "profiled" && (typeof division !== "object" || division === null)) {
+    throw invalidOption("memory.layers", '"profiled", { similarity } or { profile }', division);
+  }
+  const { similarity = profiled, alpha } = division as { similarity?: readonly number[]; alpha?: number };
+  if (profiled !== undefined && similarity !== profiled) {
+    throw invalidOption("memory.layers", "either { similarity } or { profile }", division);
+  }
   if (!Array.isArray(similarity) || similarity.length !== layers) {
     const expected = `one number for each of the model's ${layers} layers`;
     throw invalidOption("memory.layers.similarity", expected, similarity);

@@ -90,4 +90,52 @@ Example:
     --question "oslo color ?" --question "tulip price ?"`,
     load: () => import("./ask.js"),
   },
+  {
+    name: "profile",
+    summary: "Measure how much each layer depends on distant tokens, for --layers profiled",
+    positionals: [MODEL],
+    options: {
+      text: {
+        type: "string",
+        short: "t",
+        multiple: true,
+        value: "FILE",
+        help: "what to measure on, in any of the formats of ask --history; may be given several times",
+      },
+      output: {
+        type: "string",
+        short: "o",
+        value: "FILE",
+        help: "where to write; default longhaul-profile.json beside the model, where --layers profiled looks",
+      },
+      "max-tokens": {
+        type: "string",
+        value: "N",
+        help: "tokens of each text that are read; default 16384, at most the model's positions",
+      },
+      block: {
+        type: "string",
+        value: "TOKENS",
+        help: "tokens of one pass; default a quarter of the model's positions, at most 4096",
+      },
+      window: {
+        type: "string",
+        value: "N",
+        help: "last tokens of the block before its own that a token sees; default half a block, at most 2048",
+      },
+      sinks: {
+        type: "string",
+        value: "N",
+        help: "first tokens that every token sees; default a 32nd of a block, at most 128",
+      },
+      ...jsonOption,
+      ...helpOption,
+      ...engineOptions,
+    },
+    notes: `Example:
+  longhaul profile models/recall-llama --text examples/demo/history.txt --block 512
+  longhaul ask models/recall-llama --history examples/demo/history.txt --policy keydiff --budget 128 \\
+    --layers profiled --question "coco sound ?"`,
+    load: () => import("./profile.js"),
+  },
 ];

@@ -1,6 +1,6 @@
 import { DEVICES, type DeviceName, requireDevice } from "../device.js";
 import { WINDOW_UNITS } from "../episodes/windows.js";
-import { POLICIES, parseBytes } from "../memory.js";
+import { type MemoryOptions, POLICIES, parseBytes } from "../memory.js";
 import { type Arguments, type OptionSpecs, UsageError } from "./arguments.js";
 
 const LEVELS = ["pair", "head"] as const;
@@ -75,6 +75,18 @@ export const memoryOptions: OptionSpecs = {
     type: "string",
     value: "ROWS",
     help: "rows kept per KV head in each layer; a comma-separated list gives each layer its own",
+    group: "Memory",
+  },
+  layers: {
+    type: "string",
+    value: "profiled|FILE",
+    help: "divides the budget among layers by the profile beside the model, or in FILE: see longhaul profile",
+    group: "Memory",
+  },
+  alpha: {
+    type: "string",
+    value: "X",
+    help: "of --layers: the larger, the more goes to sensitive layers; 0 to none in particular; default 2",
     group: "Memory",
   },
   block: {
@@ -184,7 +196,7 @@ export function readSamplingOptions(values: Arguments) {
 export function readMemoryOptions(values: Arguments) {
   const policy = values.choice("policy", POLICIES) ?? "full";
   const evicting = POLICIES.filter((name) => name !== "full");
-  for (const option of ["budget", "tail"]) belongsTo(values, policy, option, evicting);
+  for (const option of ["budget", "tail", "layers"]) belongsTo(values, policy, option, evicting);
   // The heads of these keep the same rows.
   const alike = ["streaming", "tova"];
   belongsTo(
@@ -209,6 +221,7 @@ export function readMemoryOptions(values: Arguments) {
   return defined({
     policy,
     budget: values.integers("budget", 1),
+    layers: readLayers(values),
     block: values.integer("block", 1),
     tail: values.integer("tail", 1),
     level: values.choice("level", LEVELS),
@@ -221,6 +234,16 @@ export function readMemoryOptions(values: Arguments) {
     representatives: values.integer("representatives", 1),
     instruction: values.flag("no-instruction") ? false : undefined,
   });
+}
+
+function readLayers(values: Arguments): MemoryOptions["layers"] {
+  const alpha = values.number("alpha", 0);
+  const layers = values.text("layers");
+  if (layers === undefined) {
+    if (alpha !== undefined) throw new UsageError("--alpha needs --layers");
+    return undefined;
+  }
+  return { profile: layers === "profiled" ? true : layers, ...defined({ alpha }) };
 }
 
 /** A number, or two with a dash between them. */
@@ -256,7 +279,7 @@ function belongsTo(values: Arguments, policy: string, option: string, policies: 
 }
 
 /** Without the keys whose value is undefined, so that the library's defaults apply. */
-function defined<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+export function defined<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as {
     [K in keyof T]?: Exclude<T[K], undefined>;
   };

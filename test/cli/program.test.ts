@@ -1,8 +1,9 @@
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { layerBudgets } from "../../lib/layer-budgets.js";
 import { recall, recallDialogue, root } from "../engine/support.js";
 import { FakeHub } from "../fake-hub.js";
 
@@ -291,6 +292,67 @@ describe("chat", () => {
   });
 });
 
+describe("profile", () => {
+  const model = join(directory, "model");
+  const file = join(model, "longhaul-profile.json");
+  const measured = ["profile", model, "--text", history, "--block", "128"];
+  const layered = ["--policy", "keydiff", "--budget", "64", "--block", "128", "--layers", "profiled"];
+
+  beforeAll(() => cpSync(recall, model, { recursive: true }));
+
+  it("writes beside the model what --layers profiled reads", async () => {
+    const question = ["ask", model, "--history", history, "-q", first.question, "--json", ...layered];
+    const early = await longhaul(question);
+    expect([early.code, early.stdout]).toEqual([1, ""]);
+    expect(early.stderr).toContain("ERR_INVALID_ARGUMENT");
+    expect(early.stderr).toContain(`there is no layer profile; make one with: longhaul profile ${model}`);
+
+    const { code, stdout, stderr } = await longhaul(measured);
+    expect(code).toBe(0);
+    const { similarity, options, tokens } = JSON.parse(readFileSync(file, "utf8"));
+    expect(options).toEqual({ sinks: 4, window: 64, block: 128 });
+    expect(stdout).toBe(
+      `layer  similarity\n${similarity
+        .map((one: number, layer: number) => `    ${layer}    ${one.toFixed(6)}\n`)
+        .join("")}`,
+    );
+    expect(stderr).toContain(`profiled ${tokens} tokens in `);
+    expect(stderr).toContain(`written to ${file}\n`);
+
+    const rowsOf = async (...more: string[]) => {
+      const { memory } = JSON.parse((await longhaul([...question, ...more])).stdout);
+      return memory.rows.map(([a, b]: [number, number]) => a + b);
+    };
+    const budgets = layerBudgets(similarity, 64);
+    expect(await rowsOf()).toEqual(budgets.map((rows) => 2 * rows));
+    expect(await rowsOf("--alpha", "0")).toEqual([128, 128, 128]);
+  });
+
+  it("writes elsewhere, and prints one JSON document", async () => {
+    const output = join(directory, "elsewhere.json");
+    const args = [...measured, "--text", history, "--max-tokens", "400", "--sinks", "2", "--window", "32"];
+    const { code, stdout } = await longhaul([...args, "--output", output, "--json"]);
+    expect(code).toBe(0);
+    const document = JSON.parse(stdout);
+    expect(document).toMatchObject({ model, file: output, texts: 2, tokens: 800, sinks: 2, window: 32 });
+    const written = JSON.parse(readFileSync(output, "utf8")).similarity as number[];
+    expect(document.similarity).toEqual(written.map((one) => Number(one.toPrecision(6))));
+  });
+
+  it.each([
+    [["profile", recall], 2, "--text is missing"],
+    [["profile", recall, "--text", "/no/such/file"], 1, "ERR_INVALID_ARGUMENT: /no/such/file: cannot be read"],
+    [[...measured, "--output", "/no/such/place.json"], 1, "ERR_INVALID_ARGUMENT: cannot write /no/such/place"],
+    [["profile", recall, "--text", history], 1, "ERR_INVALID_ARGUMENT: texts[0] has"],
+    [["ask", recall, "--history", history, "-q", "x", "--alpha", "2"], 2, "--alpha needs --layers"],
+    [["chat", recall, "--layers", "profiled"], 2, "--layers does nothing for --policy full"],
+  ])("fails at %j with exit code %i", async (args, expected, message) => {
+    const { code, stdout, stderr } = await longhaul(args);
+    expect([code, stdout]).toEqual([expected, ""]);
+    expect(stderr).toContain(`longhaul: ${message}`);
+  });
+});
+
 describe("a model on the hub", () => {
   const hub = new FakeHub("some-org/recall-llama");
 
@@ -310,6 +372,17 @@ describe("a model on the hub", () => {
     expect(downloads).toBeGreaterThan(0);
     expect((await longhaul(args, { env })).stdout).toBe(fresh.stdout);
     expect(hub.downloads).toHaveLength(downloads);
+  });
+
+  it("has its profile in the cache, where it was downloaded to", async () => {
+    const env = { HF_ENDPOINT: hub.url, HF_HOME: join(directory, "hub"), HF_TOKEN: "", HF_HUB_OFFLINE: "" };
+    const args = ["some-org/recall-llama", "--text", history, "--block", "128"];
+    const { code, stderr } = await longhaul(["profile", ...args], { env });
+    expect(code).toBe(0);
+    expect(stderr).toMatch(/^written to .*\/hub\/models--some-org--recall-llama\/snapshots\/.*profile\.json$/m);
+    const budget = ["--policy", "keydiff", "--budget", "64", "--layers", "profiled"];
+    const asked = ["ask", "some-org/recall-llama", "--history", history, "-q", first.question, ...budget];
+    expect((await longhaul(asked, { env })).code).toBe(0);
   });
 
   it("that is not there fails with advice", async () => {
