@@ -212,7 +212,7 @@ TEST_P(SequenceImages, ThatCannotBeAreRefused) {
   std::mt19937 random(5);
   Machine machine = make_machine(GetParam(), {});
   std::unique_ptr<Sequence> original =
-      std::move(Sequence::create(*machine.model, *machine.pool, policy_of(2, SelectLevel::kPair)).value());
+      std::move(Sequence::create(*machine.model, *machine.pool, policy_of(4, SelectLevel::kPair)).value());
   feed(*original, random, 9);
   while (original->tail_rows() < 3) feed(*original, random, 1);
   const SequenceImage image = original->image().value();
@@ -249,10 +249,19 @@ TEST_P(SequenceImages, ThatCannotBeAreRefused) {
       {"heads of TOVA that differ",
        [](SequenceImage& i) {
          i.policy.kind = PolicyKind::kTova;
-         i.recent.resize(1);
+         i.recent = {1};
        }},
-      {"recent tokens", [](SequenceImage& i) { i.recent[0] = -1; }},
-      {"too many recent tokens", [](SequenceImage& i) { i.recent.assign(5, 1); }},
+      {"a recent token that nobody needs", [](SequenceImage& i) { i.recent = {1}; }},
+      {"recent tokens",
+       [](SequenceImage& i) {
+         i.policy.kind = PolicyKind::kSnapKv;
+         i.recent = {-1};
+       }},
+      {"too many recent tokens",
+       [](SequenceImage& i) {
+         i.policy.kind = PolicyKind::kSnapKv;
+         i.recent.assign(5, 1);
+       }},
       {"a missing length", [](SequenceImage& i) { i.rows.lengths.pop_back(); }},
       {"a negative length", [](SequenceImage& i) { i.rows.lengths[0] = -1; }},
       {"a huge length", [](SequenceImage& i) { i.rows.lengths[1] = 0x7fffffff; }},
