@@ -80,6 +80,18 @@ describe("options", () => {
     expect(patched).toEqual({ policy: "patched-prompt", budget: 64, prompt: "x" });
   });
 
+  it("reads where the division of the budget among layers comes from", () => {
+    const layers = (...args: string[]) =>
+      readMemoryOptions(parse("--policy", "keydiff", "--budget", "64", ...args)).layers;
+    expect(layers()).toBeUndefined();
+    expect(layers("--layers", "profiled")).toEqual({ profile: true });
+    expect(layers("--layers", "some/file.json", "--alpha", "1.5")).toEqual({
+      profile: "some/file.json",
+      alpha: 1.5,
+    });
+    expect(() => layers("--alpha", "1")).toThrow(new UsageError("--alpha needs --layers"));
+  });
+
   it("reads episodes, a number or a range, and their windows", () => {
     const episodic = ["--policy", "epicache", "--budget", "64"];
     expect(readMemoryOptions(parse(...episodic))).toEqual({ policy: "epicache", budget: 64 });
