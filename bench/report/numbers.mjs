@@ -15,6 +15,12 @@ export const grouped = (value) => Math.round(value).toLocaleString("en-US");
 
 export const megabytes = (bytes) => bytes / 1e6;
 
+/** Bytes with a fitting unit. */
+export function binaryBytes(bytes) {
+  const power = Math.min(3, Math.floor(Math.log2(Math.max(1, bytes)) / 10));
+  return `${plain(bytes / 1024 ** power)} ${["B", "KiB", "MiB", "GiB"][power]}`;
+}
+
 /** 1024 is 1k. */
 export const tokens = (count) => (count >= 1024 && count % 1024 === 0 ? `${count / 1024}k` : String(count));
 

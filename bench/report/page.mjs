@@ -1,9 +1,9 @@
 // One self-contained page of a result: plots, what they show, tables. Nothing is fetched, nothing is run.
 import { groupRuns, ratiosOf, residentToStated, sharesOf } from "./compare.mjs";
+import { figure, figures, htmlDocument, legend, machineText, table } from "./document.mjs";
 import { ceilingText, duration, grouped, megabytes, percent, seriesName, short, tokens } from "./numbers.mjs";
 import { historyPlot, kindOf, OP_KINDS, rooflinePlot, sharePlot } from "./plots.mjs";
-import { STYLE } from "./style.mjs";
-import { escapeText as e, mark } from "./svg.mjs";
+import { escapeText as e } from "./svg.mjs";
 
 const threadsText = (count) => `${count} ${count === 1 ? "thread" : "threads"}`;
 const groupName = ({ model, dtype, threads }) => `${model} ${dtype}, ${threadsText(threads)}`;
@@ -26,32 +26,11 @@ const spread = (scale) => (summary) => ({
 });
 
 function historyFigures(groups, yLabel, pick) {
-  const figures = groups.map((group) => {
-    const plot = historyPlot({
-      title: `${yLabel}, ${groupName(group)}`,
-      yLabel,
-      series: seriesOf(group, pick),
-    });
-    return `<figure><figcaption>${e(groupName(group))}</figcaption>${plot}</figure>`;
+  const plots = groups.map((group) => {
+    const title = `${yLabel}, ${groupName(group)}`;
+    return figure(groupName(group), historyPlot({ title, yLabel, series: seriesOf(group, pick) }));
   });
-  return `<div class="figures">${figures.join("")}</div>`;
-}
-
-function table(caption, head, rows, textColumns = 1) {
-  const cell = (tag, value, index) =>
-    typeof value === "object"
-      ? `<td class="bar" style="--share:${Math.min(100, value.percent).toFixed(1)}%">${short(value.percent)} %</td>`
-      : `<${tag}${index < textColumns ? ' class="text"' : ""}>${e(value)}</${tag}>`;
-  const body = rows.map((row) => `<tr>${row.map((value, index) => cell("td", value, index)).join("")}</tr>`);
-  const header = head.map((value, index) => cell("th", value, index)).join("");
-  return `<div class="scroll"><table><caption>${e(caption)}</caption><thead><tr>${header}</tr></thead><tbody>${body.join("")}</tbody></table></div>`;
-}
-
-function legend() {
-  const items = OP_KINDS.map(
-    (name, index) => `<li><svg viewBox="0 0 14 14">${mark(7, 7, index, name, 5)}</svg>${e(name)}</li>`,
-  );
-  return `<ul class="legend">${items.join("")}</ul>`;
+  return figures(plots);
 }
 
 /** The best case of an op at a thread count. */
@@ -73,7 +52,7 @@ function opsSection({ ops, ceilings }) {
       ? ""
       : `On ${threadsText(counts[0])} the best matrix product reaches ${short(gemm.percent)} % of ${e(ceilingText(gemm.bound))}${attention === undefined ? "" : `, the best attention ${short(attention.percent)} % of ${e(ceilingText(attention.bound))}`}.`,
     "</p>",
-    legend(),
+    legend(OP_KINDS),
   );
   for (const threads of counts.filter(hasRates)) {
     parts.push(`<figure><figcaption>Roofline, ${threadsText(threads)}</figcaption>`);
@@ -233,22 +212,24 @@ function neighbourSection(neighbour) {
 
 /** @param {object} result as `npm run bench` writes it */
 export function renderPage(result) {
-  const { machine, date, loadAverage, ceilings, options } = result;
+  const { machine, loadAverage, ceilings, options } = result;
   const rows = ceilings.map(({ name, threads, unit, best, median }) => [
     name,
     threads,
     `${short(best / 1e9)} G${unit}`,
     `${short(median / 1e9)} G${unit}`,
   ]);
-  return `<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>longhaul bench, ${e(machine.cpu)}</title><style>${STYLE}</style></head><body><main>
-<h1>longhaul bench</h1>
-<p class="soft">${e(machine.cpu)}, ${machine.cores} cores, ${short(machine.memoryBytes / 2 ** 30)} GiB, ${e(machine.features.join(" "))}. ${e(machine.system)}, Node ${e(machine.node)}. ${e(date.slice(0, 16).replace("T", " "))} UTC${options.quick ? ", quick run" : ""}. Load average ${loadAverage.before.join(" ")} before, ${loadAverage.after.join(" ")} after.</p>
-${opsSection(result)}
-${engineSection(result)}
-${neighbourSection(result.neighbour)}
-${rows.length === 0 ? "" : `<h2>Ceilings</h2><p>What the loops reached that only read or only multiply: the best window, which the shares above refer to, and the median, which tells how steady the machine was. A core's cache is read over 256 KB, the shared one over 4 MB a thread, memory over 256 MB a thread.</p>${table("Per second, all threads together", ["ceiling", "threads", "best", "median"], rows)}`}
-</main></body></html>
-`;
+  const { before, after } = loadAverage;
+  const subtitle = `${machineText(result)}${options.quick ? ", quick run" : ""}. Load average ${before.join(" ")} before, ${after.join(" ")} after.`;
+  const ceilingSection =
+    rows.length === 0
+      ? ""
+      : `<h2>Ceilings</h2><p>What the loops reached that only read or only multiply: the best window, which the shares above refer to, and the median, which tells how steady the machine was. A core's cache is read over 256 KB, the shared one over 4 MB a thread, memory over 256 MB a thread.</p>${table("Per second, all threads together", ["ceiling", "threads", "best", "median"], rows)}`;
+  const body = [opsSection(result), engineSection(result), neighbourSection(result.neighbour), ceilingSection];
+  return htmlDocument({
+    title: `longhaul bench, ${machine.cpu}`,
+    heading: "longhaul bench",
+    subtitle,
+    body: body.join("\n"),
+  });
 }

@@ -1,6 +1,17 @@
 // The plots of the page.
 import { ceilingText, duration, short, tokens } from "./numbers.mjs";
-import { axes, endLabels, escapeText, line, linearScale, logScale, mark, pointScale, svg } from "./svg.mjs";
+import {
+  axes,
+  colour,
+  endLabels,
+  escapeText,
+  line,
+  linearScale,
+  logScale,
+  mark,
+  pointScale,
+  svg,
+} from "./svg.mjs";
 
 const boxOf = (width, height, { left = 52, right = 16, top = 30, bottom = 44 } = {}) => ({
   left,
@@ -9,44 +20,94 @@ const boxOf = (width, height, { left = 52, right = 16, top = 30, bottom = 44 } =
   bottom: height - bottom,
 });
 
+/** How the values of the x axis are placed: evenly apart, by their logarithm, or as they are. */
+function xScale({ kind, values, format }, begin, end) {
+  const sorted = [...new Set(values)].sort((a, b) => a - b);
+  const [low, high] = [sorted[0], sorted.at(-1)];
+  if (kind === "log") return logScale(low, high, begin, end, { base: high / low > 64 ? 8 : 2, format });
+  if (kind === "linear") return { ...linearScale(high, begin, end), format };
+  return pointScale(sorted, begin + 14, end - 10, format);
+}
+
+/** Room for names at the ends of lines, in the plot's own units. */
+const nameRoom = (names) => Math.max(92, 10 + 7.8 * Math.max(...names.map((name) => name.length)));
+
+/**
+ * Lines over a common axis, each named at its right end.
+ * @param {{ title: string, yLabel: string, yFormat?: (value: number) => string,
+ *   x: { label: string, kind?: "points" | "log" | "linear", format: (value: number) => string },
+ *   reference?: { name: string, value: number }, named?: boolean,
+ *   series: { name: string, style: number, marks?: boolean,
+ *     points: { x: number, value: number, low?: number, high?: number, text?: string }[] }[] }} plot
+ *   `reference` is a dashed line across; `low` and `high` are a spread; `text` shows when the pointer rests on a mark.
+ *   `named: false` leaves the names to a legend, where lines end in different places
+ */
+export function linePlot({ title, yLabel, yFormat, x: axis, reference, series, named = true }) {
+  const names = [...series.map(({ name }) => name), ...(reference ? [reference.name] : [])];
+  const right = named ? nameRoom(names) : 24;
+  const [width, height] = [named ? 338 + right : 430, Math.max(270, 84 + 15 * names.length)];
+  const box = boxOf(width, height, { right });
+  const all = series.flatMap(({ points }) => points);
+  const x = xScale({ ...axis, values: all.map((point) => point.x) }, box.left, box.right);
+  const highest = Math.max(reference?.value ?? 0, ...all.map(({ value, high }) => high ?? value));
+  const y = linearScale(highest, box.bottom, box.top);
+  if (yFormat !== undefined) y.format = yFormat;
+  const parts = [axes({ x, y, box, xLabel: axis.label, yLabel })];
+  const labels = [];
+  if (reference) {
+    const py = y.map(reference.value);
+    parts.push(
+      line(
+        [
+          [box.left, py],
+          [box.right, py],
+        ],
+        "roof dashed",
+      ),
+    );
+    labels.push({ text: reference.name, y: py });
+  }
+  for (const { name, style, marks = true, points } of series) {
+    const place = points.map((point) => [x.map(point.x), y.map(point.value)]);
+    for (const [index, { low, high }] of points.entries()) {
+      if (low === undefined) continue;
+      const [px] = place[index];
+      parts.push(
+        line(
+          [
+            [px, y.map(low)],
+            [px, y.map(high)],
+          ],
+          `spread ${colour(style)}`,
+        ),
+      );
+    }
+    parts.push(line(place, `line ${colour(style)}`));
+    if (marks) parts.push(...points.map(({ text }, i) => mark(...place[i], style, text)));
+    labels.push({ text: name, y: place.at(-1)[1], style });
+  }
+  if (named) parts.push(endLabels(labels, box.right + 4, box));
+  return svg(width, height, "plot", title, parts.join(""));
+}
+
 /**
  * Something against the length of the history.
  * @param {{ title: string, yLabel: string, series: { name: string, style: number,
  *   points: { history: number, value: number, low: number, high: number }[] }[] }} plot
  */
-export function historyPlot({ title, yLabel, series }) {
-  const [width, height] = [430, 270];
-  const box = boxOf(width, height, { right: 92 });
-  const histories = [...new Set(series.flatMap(({ points }) => points.map(({ history }) => history)))];
-  histories.sort((a, b) => a - b);
-  const x = pointScale(histories, box.left + 14, box.right - 10, tokens);
-  const high = Math.max(...series.flatMap(({ points }) => points.map((point) => point.high)));
-  const y = linearScale(high, box.bottom, box.top);
-  const parts = [axes({ x, y, box, xLabel: "tokens of history", yLabel })];
-  const labels = [];
-  for (const { name, style, points } of series) {
-    const place = points.map(({ history, value }) => [x.map(history), y.map(value)]);
-    for (const { history, low, high: most } of points) {
-      const px = x.map(history);
-      parts.push(
-        line(
-          [
-            [px, y.map(low)],
-            [px, y.map(most)],
-          ],
-          `spread s${style}`,
-        ),
-      );
-    }
-    parts.push(line(place, `line s${style}`));
-    points.forEach(({ history, value, low, high: most }, i) => {
-      const text = `${name}, ${tokens(history)} tokens: ${short(value)} (${short(low)} to ${short(most)})`;
-      parts.push(mark(...place[i], style, text));
-    });
-    labels.push({ text: name, y: place.at(-1)[1], style });
-  }
-  parts.push(endLabels(labels, box.right + 4, box));
-  return svg(width, height, "plot", title, parts.join(""));
+export function historyPlot({ series, ...plot }) {
+  const named = series.map(({ name, style, points }) => ({
+    name,
+    style,
+    points: points.map(({ history, value, low, high }) => ({
+      x: history,
+      value,
+      low,
+      high,
+      text: `${name}, ${tokens(history)} tokens: ${short(value)} (${short(low)} to ${short(high)})`,
+    })),
+  }));
+  return linePlot({ ...plot, x: { label: "tokens of history", format: tokens }, series: named });
 }
 
 /** Which of three kinds an op is of, for its mark. */

@@ -64,6 +64,11 @@ export function axes({ x, y, box, xLabel, yLabel }) {
   return parts.join("");
 }
 
+/** As many as the style sheet has; marks of one colour differ in their shape. */
+export const COLOURS = 10;
+/** The class of a series' colour. */
+export const colour = (style) => `s${style % COLOURS}`;
+
 /** A mark of one of four shapes, with the text that shows when the pointer rests on it. */
 export function mark(x, y, style, title, size = 4) {
   const [px, py] = [at(x), at(y)];
@@ -74,7 +79,7 @@ export function mark(x, y, style, title, size = 4) {
     `<path d="M${px} ${at(y - d)} L${at(x + d)} ${at(y + size)} L${at(x - d)} ${at(y + size)} Z"/>`,
     `<path d="M${px} ${at(y - d)} L${at(x + d)} ${py} L${px} ${at(y + d)} L${at(x - d)} ${py} Z"/>`,
   ];
-  return `<g class="mark s${style}">${shapes[style % shapes.length]}<circle class="touch" cx="${px}" cy="${py}" r="10"><title>${escapeText(title)}</title></circle></g>`;
+  return `<g class="mark ${colour(style)}">${shapes[style % shapes.length]}<circle class="touch" cx="${px}" cy="${py}" r="10"><title>${escapeText(title)}</title></circle></g>`;
 }
 
 export const line = (points, className) =>
@@ -94,7 +99,7 @@ export function endLabels(labels, x, box) {
   return sorted
     .map(
       ({ text, y, style }) =>
-        `<text class="end s${style}" x="${at(x)}" y="${at(y)}" dy="0.35em">${escapeText(text)}</text>`,
+        `<text class="end${style === undefined ? "" : ` ${colour(style)}`}" x="${at(x)}" y="${at(y)}" dy="0.35em">${escapeText(text)}</text>`,
     )
     .join("");
 }

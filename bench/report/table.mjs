@@ -21,7 +21,8 @@ export function progressLine(line) {
   }
 }
 
-function table(head, rows, rightFrom = 1) {
+/** A grid as text; columns from `rightFrom` on are numbers. */
+export function table(head, rows, rightFrom = 1) {
   const colAligns = head.map((_, index) => (index < rightFrom ? "left" : "right"));
   const printed = new Table({ head, colAligns, style: { head: [], border: [], compact: true } });
   printed.push(...rows);
