@@ -29,7 +29,14 @@ export { type Device, type Info, info } from "./info.js";
 export * as kernels from "./kernels.js";
 export { layerBudgets, paperLayerBudgets, publishedLayerBudgets } from "./layer-budgets.js";
 export type { LayerProfile, ProfileOptions, ProfileProgress } from "./layer-profile.js";
-export type { ConversationMemory, EngineMemory, LayerDivision, MemoryOptions, Policy } from "./memory.js";
+export {
+  type ConversationMemory,
+  type EngineMemory,
+  type LayerDivision,
+  type MemoryOptions,
+  POLICIES,
+  type Policy,
+} from "./memory.js";
 export type { RestoreOptions } from "./snapshots/restore.js";
 export { ChatTemplate, type Message } from "./text/chat-template.js";
 export { type StreamDecoder, Tokenizer } from "./text/tokenizer.js";

@@ -80,7 +80,7 @@ async function decodeRate(conversation, { entity, attribute }, seed) {
 }
 
 /** The model answers "ENTITY ATTRIBUTE is VALUE .": only VALUE can be right or wrong. */
-function wordAfterIs(answer) {
+export function wordAfterIs(answer) {
   return / is (\S+)/.exec(` ${answer}`)?.[1];
 }
 

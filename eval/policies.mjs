@@ -1,0 +1,101 @@
+// Which memories are compared: policies of the engine, with options of their own.
+import { POLICIES } from "longhaul";
+import { UsageError } from "./usage.mjs";
+
+/** What may stand behind a policy's name; a name that the engine does not know would change nothing and say nothing. */
+const OPTIONS = [
+  "block",
+  "tail",
+  "level",
+  "sinks",
+  "window",
+  "kernel",
+  "layers",
+  "episodes",
+  "representatives",
+  "instruction",
+  "match",
+  "clustering",
+  "embed",
+];
+
+function readValue(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
+/**
+ * "epicache:episodes=8:match=dot" is policy epicache with these options of `memory`; a value is JSON, or else text.
+ * @returns {{ name: string, policy: string, options: Record<string, unknown> }}
+ */
+function readPolicy(text) {
+  const [policy, ...settings] = text.split(/:(?=\w+=)/);
+  if (!POLICIES.includes(policy))
+    throw new UsageError(`--policies knows ${POLICIES.join(", ")}, not "${policy}"`);
+  const options = Object.fromEntries(
+    settings.map((setting) => {
+      const [, option, value] = /^(\w+)=(.+)$/.exec(setting) ?? [];
+      if (option === undefined) throw new UsageError(`--policies: "${setting}" must be OPTION=VALUE`);
+      if (!OPTIONS.includes(option))
+        throw new UsageError(`--policies: "${option}" is none of ${OPTIONS.join(", ")}`);
+      return [option, readValue(value)];
+    }),
+  );
+  return { name: [policy, ...settings].join(" "), policy, options };
+}
+
+/** Policies of a list; JSON values of options may hold commas. */
+export function readPolicies(text) {
+  const read = text.split(/,(?=[a-z][\w-]*(?:[:,]|$))/).map(readPolicy);
+  const twice = read.find(({ name }, index) => read.findIndex((other) => other.name === name) < index);
+  if (twice !== undefined) throw new UsageError(`--policies names "${twice.name}" twice`);
+  return read;
+}
+
+/** Every policy as it comes. */
+export const allPolicies = () => POLICIES.map((policy) => readPolicy(policy));
+
+/** What a policy takes from the dialogue that it is to remember. */
+const FROM_DIALOGUE = {
+  "patched-prompt": ({ prompt }) => ({ prompt }),
+  epicache: ({ memory }, embed) => ({ ...memory, ...(embed === undefined ? {} : { embed }) }),
+};
+
+/**
+ * `memory` of a conversation about a dialogue.
+ * @param {{ policy: string, options: object }} chosen
+ * @param {{ memory: object, prompt: string }} dialogue
+ * @param {{ budget?: number, block: number, tail: number, embed?: (texts: readonly string[]) => unknown }} common
+ */
+export function memoryOf({ policy, options }, dialogue, { budget, block, tail, embed }) {
+  const own = FROM_DIALOGUE[policy]?.(dialogue, embed) ?? {};
+  return { policy, block, tail, ...(policy === "full" ? {} : { budget }), ...own, ...options };
+}
+
+/** Tokens behind each block that only observe; a policy that is not here does not say what it forwards. */
+const OBSERVERS = {
+  full: () => 0,
+  streaming: () => 0,
+  snapkv: () => 0,
+  keydiff: () => 0,
+  "snapkv-refed": ({ window = 32 }) => window,
+  "patched-prompt": ({ prompt }, { tokenizer }) =>
+    tokenizer.encode(prompt, { addSpecialTokens: false, continuation: true }).length,
+};
+
+/**
+ * Tokens that went through the model until a history was remembered.
+ * @param {object} memory as `memoryOf` gives it
+ * @param {import("longhaul").ConversationMemory} held after the history
+ * @returns {number | undefined}
+ */
+export function forwardedTokens(memory, held, engine) {
+  if (held.episodes !== undefined) return held.episodes.forwardedTokens;
+  const observing = OBSERVERS[memory.policy]?.(memory, engine);
+  return observing === undefined
+    ? undefined
+    : held.tokensSeen + Math.ceil(held.tokensSeen / memory.block) * observing;
+}
