@@ -80,6 +80,7 @@ const OBSERVERS = {
   full: () => 0,
   streaming: () => 0,
   snapkv: () => 0,
+  tova: () => 0,
   keydiff: () => 0,
   "snapkv-refed": ({ window = 32 }) => window,
   "patched-prompt": ({ prompt }, { tokenizer }) =>

@@ -7,7 +7,9 @@ const POLICY_TEXTS = {
   streaming: "keeps the first few tokens and the newest ones (StreamingLLM)",
   snapkv: "keeps what the newest tokens of each block attend to (SnapKV)",
   "snapkv-refed": "the same, with those tokens read a second time, as EpiCache's code has it",
+  tova: "keeps what the newest token of each block attends to, the same in all heads of a layer (TOVA)",
   keydiff: "keeps keys that are unlike the average key (KeyDiff)",
+  kvzip: "keeps what a block attends to when it is read a second time, to be repeated (KVzip)",
   "patched-prompt":
     "keeps what a fixed prompt attends to: words that questions are made of, but none of the questions",
   epicache:
