@@ -130,7 +130,7 @@ async function converse(options, { engine, encoder, signal, progress }) {
 /** What a reader must know to run it again. */
 function settingsOf(options) {
   const { mode, seed, block, tail, tokens, dialogues, questions, turns, switches, embedder, pooling } = options;
-  const common = { block, tail };
+  const common = { block, tail, threads: options.engine.threads ?? "all" };
   const embedding = embedder === undefined ? {} : { embedder: path.basename(embedder), pooling };
   if (mode === "turns") return { ...common, ...embedding, seed, tokens: tokens[0], turns, switches };
   const each = { dialogues: dialogues ?? "all", questions: questions ?? "all", seed };

@@ -188,6 +188,7 @@ export class Engine {
       instruct: (instruction: string) => instructionTurn(instruction, { tokenizer, template }),
     };
     const profiled = profile === undefined ? undefined : await readProfile(profile, this.info());
+    this.#requireAlive(signal);
     const policy = toNativePolicy(memory, model, encoder, profiled);
     const dialogue = new Dialogue(tokenizer, template, system);
     const streams = await this.#streams(memory, policy, dialogue, signal);
@@ -292,6 +293,7 @@ export class Engine {
     texts: readonly (string | readonly number[])[],
     options: ProfileOptions = {},
   ): Promise<LayerProfile> {
+    if (typeof options !== "object" || options === null) throw invalidOption("options", "an object", options);
     this.#requireAlive(options.signal);
     return profileLayers(this.#parts, texts, options);
   }

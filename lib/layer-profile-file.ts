@@ -35,6 +35,8 @@ export async function requireWritable(path: string): Promise<void> {
 
 /** Writes a profile. Whatever happens, `path` is the file that was there before or the new one, whole. */
 export async function writeProfile(path: string, profile: LayerProfile, model: ProfiledModel): Promise<void> {
+  if (typeof profile !== "object" || profile === null)
+    throw invalidOption("profile", "what engine.profile resolved with", profile);
   const { similarity, tokens, texts, sinks, window, block } = profile;
   if (!isSimilarity(similarity, model.layers))
     throw invalidOption("profile.similarity", expectedSimilarity(model.layers), similarity);

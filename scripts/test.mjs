@@ -21,7 +21,7 @@ const failures = [];
 function counts(name, passed, failed, code) {
   const broken = failed === 0 && (code !== 0 || passed === 0) ? 1 : 0;
   if (broken)
-    console.error(`${name}: ${passed === 0 ? "no test ran" : `the runner ended with exit code ${code}`}`);
+    failures.push(`${name}: ${passed === 0 ? "no test ran" : `the runner ended with exit code ${code}`}`);
   console.log(`${name}: ${passed} passed, ${failed + broken} failed`);
   return { passed, failed: failed + broken };
 }

@@ -92,7 +92,7 @@ ${table("Forwarded: tokens until the history was taken in", head, rows)}`;
   return htmlDocument({
     title: `longhaul eval, ${settings.turns} turns, ${model.name}`,
     heading: `${settings.turns} turns with ${model.name}`,
-    subtitle: `${machineText(result)}. Load average ${loadAverage.before.join(" ")} before, ${loadAverage.after.join(" ")} after: above 0, others were at work too.`,
+    subtitle: `${machineText(result)}. Threads: ${settings.threads}. Load average ${loadAverage.before.join(" ")} before, ${loadAverage.after.join(" ")} after: above 0, others were at work too.`,
     body,
   });
 }

@@ -17,9 +17,28 @@ export async function writeSnapshot(
   const folder = dirname(path);
   // A crash leaves such a file behind, which nothing ever reads.
   const temporary = join(folder, `.longhaul-${randomBytes(8).toString("hex")}.tmp`);
-  const file = await attempt(path, open(temporary, "wx"));
-  let bytes: number;
+  // Opened first: behind the renaming nothing may fail but the disk.
+  const folderHandle = await attempt(path, open(folder, "r"));
   try {
+    const bytes = await writeFile(temporary, path, json, sections, signal);
+    await attempt(path, syncFolder(folderHandle));
+    return bytes;
+  } finally {
+    await folderHandle.close();
+  }
+}
+
+/** Leaves the new file at `path`, or nothing of it. */
+async function writeFile(
+  temporary: string,
+  path: string,
+  json: string,
+  sections: AsyncIterable<Uint8Array>,
+  signal: AbortSignal,
+): Promise<number> {
+  const file = await attempt(path, open(temporary, "wx"));
+  try {
+    let bytes: number;
     try {
       bytes = await writeAll(path, file, json, sections, signal);
       await attempt(path, file.sync());
@@ -28,18 +47,20 @@ export async function writeSnapshot(
     }
     throwIfAborted(signal);
     await attempt(path, rename(temporary, path));
+    return bytes;
   } catch (error) {
     await unlink(temporary).catch(() => {});
     throw error;
   }
-  // The name is on the disk once its folder is.
-  const handle = await attempt(path, open(folder, "r"));
+}
+
+/** A name is on the disk once its folder is. Some file systems know no such thing. */
+async function syncFolder(folder: FileHandle): Promise<void> {
   try {
-    await attempt(path, handle.sync());
-  } finally {
-    await handle.close();
+    await folder.sync();
+  } catch (error) {
+    if (!["EINVAL", "ENOTSUP"].includes((error as NodeJS.ErrnoException).code ?? "")) throw error;
   }
-  return bytes;
 }
 
 async function writeAll(

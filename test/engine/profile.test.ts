@@ -216,10 +216,20 @@ describe("a profile beside the model", () => {
     await expectError(loaded.conversation({ memory: { ...memory, layers } }), "ERR_INVALID_ARGUMENT", message);
   });
 
+  it("is asked for before an engine that is disposed of meanwhile", async () => {
+    const own = await load(recall);
+    const memory = { policy: "epicache", budget: 32, layers: { profile: path } } as const;
+    const refused = expectError(own.conversation({ memory }), "ERR_DISPOSED", /^the engine was disposed of$/);
+    await own.dispose();
+    await refused;
+  });
+
   it("is not written over by what is no profile, nor where it cannot be", async () => {
     const before = readFileSync(path, "utf8");
     const bad = { ...profile, similarity: [1, Number.NaN, 0] };
     const message = /^profile\.similarity must be a number from -1 to 1 for each of the model's 3 layers/;
+    const none = null as unknown as LayerProfile;
+    await expectError(engine.saveProfile(none), "ERR_INVALID_ARGUMENT", /^profile must be what engine.profile/);
     await expectError(engine.saveProfile(bad), "ERR_INVALID_ARGUMENT", message);
     const nowhere = join(work, "no/such/place.json");
     await expectError(engine.saveProfile(profile, nowhere), "ERR_INVALID_ARGUMENT", /^cannot write .*place/);

@@ -82,7 +82,7 @@ const turns = {
   ...about,
   kind: "turns",
   loadAverage: { before: [0.11, 0, 0], after: [1.22, 0, 0] },
-  settings: { turns: 300, switches: 0.3 },
+  settings: { turns: 300, switches: 0.3, threads: 1 },
   historyTokens: 2040,
   switched: 88,
   topics: 8,

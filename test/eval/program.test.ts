@@ -160,7 +160,7 @@ describe("npm run eval", () => {
       // The first row is done. A second Ctrl-C would not wait.
       if (!stopped && stderr.includes("\n")) stopped = child.kill("SIGINT");
     });
-    const [code] = await once(child, "exit");
+    const [code] = await once(child, "close");
     expect([code, stderr.includes("eval: interrupted")]).toEqual([130, true]);
     expect(stdout).toContain("full");
     expect(() => readFileSync(join(directory, "never.json"))).toThrow();

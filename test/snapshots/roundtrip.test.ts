@@ -1,8 +1,9 @@
 // A conversation that was saved and restored goes on as if it had never left.
-import { cpSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Engine, type MemoryOptions } from "../../lib/index.js";
+import { writeSnapshot } from "../../lib/snapshots/writer.js";
 import { answerOf, expectError, fixtures, load, recall, recallDialogue, rejection } from "../engine/support.js";
 import { goOn, policies, temporaryFolder } from "./support.js";
 
@@ -168,6 +169,26 @@ describe("save", () => {
     expect(readFileSync(path).equals(first)).toBe(true);
   });
 
+  it("leaves the old file alone when it is aborted in the middle of the new one", async () => {
+    const place = join(folder, "middle");
+    mkdirSync(place);
+    const path = join(place, "one.snapshot");
+    writeFileSync(path, "old");
+    const controller = new AbortController();
+    const reason = new Error("changed my mind");
+    let unfinished: string[] = [];
+    async function* sections() {
+      yield new Uint8Array(1000);
+      unfinished = readdirSync(place);
+      controller.abort(reason);
+      yield new Uint8Array(1000);
+    }
+    expect(await rejection(writeSnapshot(path, "{}", sections(), controller.signal))).toBe(reason);
+    expect(unfinished).toHaveLength(2);
+    expect(readdirSync(place)).toEqual(["one.snapshot"]);
+    expect(readFileSync(path, "utf8")).toBe("old");
+  });
+
   it("is refused where it cannot be", async () => {
     const conversation = await engine.conversation();
     await expectError(
@@ -251,9 +272,9 @@ describe("restore", () => {
 
   it("ends with its engine", async () => {
     const short = await load(recall);
-    const restoring = short.restore(path);
+    const refused = expectError(short.restore(path), "ERR_DISPOSED", /^the engine was disposed of$/);
     await short.dispose();
-    await expectError(restoring, "ERR_DISPOSED", /^the engine was disposed of$/);
+    await refused;
     await expectError(short.restore(path), "ERR_DISPOSED", /^the engine was disposed of$/);
   });
 });
