@@ -115,6 +115,7 @@ Status LayerProfile::step() {
   const int64_t rows = std::min<int64_t>(total() - done_, full_->policy().block);
   const std::span<const int32_t> block(tokens_.data() + done_, static_cast<size_t>(rows));
   LONGHAUL_TRY(full_->extend(block));
+  LONGHAUL_TRY(full_->settle());  // a block of one token is only queued, and its keys are read below
   KeyComparison comparison(*this, static_cast<int32_t>(rows));
   LONGHAUL_TRY(windowed_->prefill(block, &comparison));
   done_ += rows;

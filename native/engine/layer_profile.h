@@ -35,8 +35,8 @@ class LayerProfile {
   int64_t total() const { return static_cast<int64_t>(tokens_.size()); }
 
   // [layers] the cosine of a token's key (as it is cached, after RoPE) in one run with that in the other, mean
-  // over KV heads and the tokens done so far. 1 in layer 0, whose keys no attention has touched yet.
-  // kCorruptFile names a layer whose keys are no numbers.
+  // over KV heads and the tokens done so far. 1 in layer 0 but for rounding, as no attention has touched its
+  // keys yet. kCorruptFile names a layer whose keys are no numbers.
   Result<std::vector<double>> similarity() const;
 
  private:

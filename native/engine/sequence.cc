@@ -172,8 +172,8 @@ Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> 
     // The engine would survive it, but this sequence's layers disagree as after any other failure.
     status = out_of_memory("the process has no memory left");
   }
-  // One row is a decode step: what is queued behind it, the draw, waits for both.
-  if (status.ok() && pass_tokens_.size() != 1) status = cache_->settle();
+  // One row without an eviction is a decode step: what is queued behind it, the draw, waits for both.
+  if (status.ok() && (evict || pass_tokens_.size() != 1)) status = cache_->settle();
   if (!status.ok()) return broken(status);
   last_row_ = static_cast<int64_t>(tokens.size()) - 1;
   tokens_seen_ = end;

@@ -94,7 +94,7 @@ Status check_layer(const SequenceImage& image, int64_t layer, const int32_t*& po
   for (int64_t head = 0; head < heads; ++head) {
     const int64_t kept = lengths[head] - image.tail_rows;
     frozen += kept;
-    if (policy.level == SelectLevel::kHead && kept > budget) {
+    if (policy.selection_level() == SelectLevel::kHead && kept > budget) {
       return bad(of_head(layer, head) + std::to_string(kept) + " kept rows are more than the budget");
     }
     const std::span<const int32_t> rows(positions, static_cast<size_t>(lengths[head]));

@@ -1,4 +1,4 @@
-// What a cache holds, brought to the host and back. Only uploads and downloads: it works on every device.
+// What a cache holds, brought to the host and back.
 #include <algorithm>
 #include <array>
 #include <numeric>

@@ -11,7 +11,7 @@ EvictionScratch EvictionScratch::lay_out(Arena& arena, Backend& backend, const P
   scratch.kept = arena.take(DType::kI32, {kv_heads, capacity});
   scratch.kept_count = arena.take(DType::kI32, {kv_heads});
   scratch.layer_scores = arena.take(DType::kF32, {1, capacity});
-  scratch.layer_weights = arena.take(DType::kF32, {capacity / kPageRows, 1});
+  scratch.unused_lse = arena.take(DType::kF32, {capacity / kPageRows, 1});
   scratch.equal_weights = arena.take(DType::kF32, {kv_heads, capacity / kPageRows, 1});
   scratch.first_row = arena.take(DType::kI32, {kv_heads});
   const Ops& ops = backend.ops();
@@ -38,7 +38,7 @@ Status share_scores(Backend& backend, Stream& stream, const EvictionScratch& scr
       MergeStatesArgs{.parts = Tensor::dense(scratch.scores.data, DType::kF32, {kv_heads, pages, 1, kPageRows}),
                       .parts_lse = scratch.equal_weights,
                       .out = Tensor::dense(mean.data, DType::kF32, {pages, 1, kPageRows}),
-                      .lse = scratch.layer_weights}));
+                      .lse = scratch.unused_lse}));
   return run(backend, stream, GatherRowsArgs{.x = mean, .index = scratch.first_row, .out = scratch.scores});
 }
 
@@ -52,7 +52,7 @@ Status evict_layer(Backend& backend, Stream& stream, const PageArrays& pages, co
                     .kv_heads = kv_heads,
                     .drop_last = input.observers,
                     .budget = policy.budgets[input.layer],
-                    .level = policy.level,
+                    .level = policy.selection_level(),
                     .kept = scratch.kept,
                     .kept_count = scratch.kept_count};
   ScoreKeysArgs score{.pages = pages,
@@ -69,7 +69,6 @@ Status evict_layer(Backend& backend, Stream& stream, const PageArrays& pages, co
     case PolicyKind::kStreaming:
       select.scores = Tensor();
       select.protect_first = policy.sinks;
-      select.level = SelectLevel::kHead;
       break;
     case PolicyKind::kKeyDiff:
       LONGHAUL_TRY(run(
@@ -92,8 +91,6 @@ Status evict_layer(Backend& backend, Stream& stream, const PageArrays& pages, co
       }
       LONGHAUL_TRY(run(backend, stream, score, scratch.workspace));
       if (policy.kind == PolicyKind::kTova) {
-        // At level kPair a tie could go to one head only, and the heads' rows would part.
-        select.level = SelectLevel::kHead;
         LONGHAUL_TRY(share_scores(backend, stream, scratch));
       }
       break;

@@ -15,7 +15,7 @@ struct EvictionScratch {
   Tensor kept_count;  // [kv_heads] i32
   // kTova, whose heads share their scores. Memory of a backend is zeroed, and nobody writes to the last two.
   Tensor layer_scores;   // [1, capacity] f32
-  Tensor layer_weights;  // [capacity / page, 1] f32
+  Tensor unused_lse;     // [capacity / page, 1] f32
   Tensor equal_weights;  // [kv_heads, capacity / page, 1] f32, zero
   Tensor first_row;      // [kv_heads] i32, zero
   Workspace workspace;
@@ -39,7 +39,7 @@ struct EvictionInput {
 class EvictionObserver {
  public:
   virtual ~EvictionObserver() = default;
-  // `scored` rows at the front of each head have a score; null scores: the policy needs none.
+  // All rows of a head but the last `unscored_last` have a score; null scores: the policy needs none.
   virtual Status on_scores(int32_t layer, const Tensor& scores, int32_t unscored_last) = 0;
 };
 

@@ -101,7 +101,7 @@ std::string explain_reservation(const MemoryPolicy& policy, const KvGeometry& ge
 
 int64_t head_capacity(const MemoryPolicy& policy, const KvGeometry& geometry) {
   const int64_t most = *std::max_element(policy.budgets.begin(), policy.budgets.end());
-  const int64_t frozen = policy.level == SelectLevel::kPair ? most * geometry.kv_heads : most;
+  const int64_t frozen = policy.selection_level() == SelectLevel::kPair ? most * geometry.kv_heads : most;
   return frozen + policy.tail + policy.block + policy.observers();
 }
 

@@ -36,6 +36,10 @@ struct MemoryPolicy {
       false;  // published code's off-by-one: the prompt starts at the block's last position
 
   bool bounded() const { return kind != PolicyKind::kFull; }
+  // Every head of kStreaming and kTova keeps the same rows. At level kPair a tie could go to one head only.
+  SelectLevel selection_level() const {
+    return kind == PolicyKind::kStreaming || kind == PolicyKind::kTova ? SelectLevel::kHead : level;
+  }
   // Newest tokens that observe: by their own queries or fed again behind a block or a full tail.
   int32_t observing_tokens() const;
   // P: rows that observe behind a block and are dropped again.
@@ -45,7 +49,7 @@ struct MemoryPolicy {
 // Checks the policy against the model's shape; kInvalidArgument names the option.
 Status check(const MemoryPolicy& policy, const KvGeometry& geometry);
 
-// Pages that a bounded policy needs whatever it is fed (DESIGN.md, "Memory"), with its terms in words:
+// Pages that a bounded policy needs whatever it is fed (ARCHITECTURE.md, "Memory"), with its terms in words:
 //   sum_l (floor(M_l * H / page) + H) + L * H * ceil(T / page) + H * ceil((B + P) / page)
 int64_t reservation_pages(const MemoryPolicy& policy, const KvGeometry& geometry);
 std::string explain_reservation(const MemoryPolicy& policy, const KvGeometry& geometry);

@@ -229,7 +229,8 @@ TEST_F(EngineTest, EngineWithoutAModelFailsEveryTask) {
   for (uint64_t task :
        {client->create_sequence(MemoryPolicy()), client->ingest(1, {1}), client->generate(1, {1}, {}),
         client->truncate(1, 1), client->score({1}, {}), client->embed({1}, Pooling::kMean),
-        client->profile({1}, {}), client->release_sequence(1)}) {
+        client->profile({1}, {}), client->export_sequence(1), client->export_rows(1, 0, 0),
+        client->import_sequence({}), client->import_rows(1, 0, 0, {}), client->release_sequence(1)}) {
     const Event event = client.last(task);
     EXPECT_EQ(event.kind, EventKind::kFailed);
     EXPECT_EQ(event.status.code(), loaded.status.code());

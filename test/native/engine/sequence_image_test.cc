@@ -227,11 +227,8 @@ TEST_P(SequenceImages, ThatCannotBeAreRefused) {
       {"no budgets", [](SequenceImage& i) { i.policy.budgets.clear(); }},
       {"a budget of none", [](SequenceImage& i) { i.policy.budgets[0] = 0; }},
       {"a smaller budget", [](SequenceImage& i) { i.policy.budgets[1] = 2; }},
-      {"a smaller budget of each head",
-       [](SequenceImage& i) {
-         i.policy.level = SelectLevel::kHead;
-         i.policy.budgets = {1, 1};
-       }},
+      // Its heads are not even, so the longer one is beyond what each may have.
+      {"a budget of each head", [](SequenceImage& i) { i.policy.level = SelectLevel::kHead; }},
       {"block", [](SequenceImage& i) { i.policy.block = 0; }},
       {"window", [](SequenceImage& i) { i.policy.window = -1; }},
       {"sinks", [](SequenceImage& i) { i.policy.sinks = -1; }},

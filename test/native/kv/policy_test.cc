@@ -45,6 +45,9 @@ TEST(PolicyTest, OneHeadMayHoldTheBudgetOfAllOnlyAtLevelPair) {
   EXPECT_EQ(head_capacity(policy, kGeometry), 100 * 3 + 17 + 30 + 3);
   policy.level = SelectLevel::kHead;
   EXPECT_EQ(head_capacity(policy, kGeometry), 100 + 17 + 30 + 3);
+  for (const auto& [kind, observers] : {std::pair(PolicyKind::kStreaming, 0), {PolicyKind::kTova, 1}}) {
+    EXPECT_EQ(head_capacity(policy_of(kind), kGeometry), 100 + 17 + 30 + observers) << "its heads are alike";
+  }
 }
 
 TEST(PolicyTest, HugeOptionsDoNotOverflow) {
