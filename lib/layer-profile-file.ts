@@ -1,8 +1,9 @@
-import { createHash, randomUUID } from "node:crypto";
-import { access, constants, open, readFile, rename, rm, stat } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { access, constants, readFile, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { invalidOption, LonghaulError } from "./errors.js";
 import type { LayerProfile } from "./layer-profile.js";
+import { replaceFile } from "./replace-file.js";
 
 /** What tells whether a profile is of this model. */
 export interface ProfiledModel {
@@ -25,7 +26,7 @@ export function profilePath({ directory }: Pick<ProfiledModel, "directory">): st
 /** Throws ERR_INVALID_ARGUMENT where no file could be written: a profile takes minutes, and this none. */
 export async function requireWritable(path: string): Promise<void> {
   try {
-    await access(dirname(path), constants.W_OK);
+    await access(dirname(path), constants.R_OK | constants.W_OK);
     const found = await stat(path).catch(() => null);
     if (found !== null && !found.isFile()) throw new Error("it is there and is no file");
   } catch (error) {
@@ -49,18 +50,9 @@ export async function writeProfile(path: string, profile: LayerProfile, model: P
     tokens,
     similarity,
   };
-  const temporary = `${path}.${randomUUID()}.incomplete`;
   try {
-    const file = await open(temporary, "wx");
-    try {
-      await file.writeFile(`${JSON.stringify(document, null, 2)}\n`);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(temporary, path);
+    await replaceFile(path, (file) => file.writeFile(`${JSON.stringify(document, null, 2)}\n`));
   } catch (error) {
-    await rm(temporary, { force: true });
     throw cannotWrite(path, error);
   }
 }

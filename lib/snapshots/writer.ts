@@ -1,70 +1,29 @@
-import { createHash, randomBytes } from "node:crypto";
-import { type FileHandle, open, rename, unlink } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { createHash } from "node:crypto";
+import type { FileHandle } from "node:fs/promises";
 import { LonghaulError, throwIfAborted } from "../errors.js";
+import { replaceFile } from "../replace-file.js";
 import { CHECKSUM_BYTES, chunksOf, fileError, HEADER_BYTES, MAGIC, MAX_JSON_BYTES, VERSION } from "./format.js";
 
-/**
- * Writes a snapshot so that `path` is, whatever happens, the file that was there before or the whole new one: under
- * another name in the same folder, and renamed once it is on the disk. Resolves with its bytes.
- */
+/** Writes a snapshot in the place of `path`, whole or not at all. Resolves with its bytes. */
 export async function writeSnapshot(
   path: string,
   json: string,
   sections: AsyncIterable<Uint8Array>,
   signal: AbortSignal,
 ): Promise<number> {
-  const folder = dirname(path);
-  // A crash leaves such a file behind, which nothing ever reads.
-  const temporary = join(folder, `.longhaul-${randomBytes(8).toString("hex")}.tmp`);
-  // Opened first: behind the renaming nothing may fail but the disk.
-  const folderHandle = await attempt(path, open(folder, "r"));
   try {
-    const bytes = await writeFile(temporary, path, json, sections, signal);
-    await attempt(path, syncFolder(folderHandle));
-    return bytes;
-  } finally {
-    await folderHandle.close();
-  }
-}
-
-/** Leaves the new file at `path`, or nothing of it. */
-async function writeFile(
-  temporary: string,
-  path: string,
-  json: string,
-  sections: AsyncIterable<Uint8Array>,
-  signal: AbortSignal,
-): Promise<number> {
-  const file = await attempt(path, open(temporary, "wx"));
-  try {
-    let bytes: number;
-    try {
-      bytes = await writeAll(path, file, json, sections, signal);
-      await attempt(path, file.sync());
-    } finally {
-      await file.close();
-    }
-    throwIfAborted(signal);
-    await attempt(path, rename(temporary, path));
-    return bytes;
+    return await replaceFile(path, async (file) => {
+      const bytes = await writeAll(file, json, sections, signal);
+      throwIfAborted(signal);
+      return bytes;
+    });
   } catch (error) {
-    await unlink(temporary).catch(() => {});
-    throw error;
-  }
-}
-
-/** A name is on the disk once its folder is. Some file systems know no such thing. */
-async function syncFolder(folder: FileHandle): Promise<void> {
-  try {
-    await folder.sync();
-  } catch (error) {
-    if (!["EINVAL", "ENOTSUP"].includes((error as NodeJS.ErrnoException).code ?? "")) throw error;
+    // What the engine and the signal say is no fault of the file.
+    throw error instanceof Error && "syscall" in error ? fileError(path, "cannot be saved", error) : error;
   }
 }
 
 async function writeAll(
-  path: string,
   file: FileHandle,
   json: string,
   sections: AsyncIterable<Uint8Array>,
@@ -76,7 +35,7 @@ async function writeAll(
     for (const chunk of chunksOf(bytes)) {
       throwIfAborted(signal);
       hash.update(chunk);
-      await attempt(path, file.writeFile(chunk));
+      await file.writeFile(chunk);
     }
     written += bytes.length;
   };
@@ -95,14 +54,6 @@ async function writeAll(
   await write(header);
   await write(text);
   for await (const section of sections) await write(section);
-  await attempt(path, file.writeFile(hash.digest()));
+  await file.writeFile(hash.digest());
   return written + CHECKSUM_BYTES;
-}
-
-async function attempt<T>(path: string, operation: Promise<T>): Promise<T> {
-  try {
-    return await operation;
-  } catch (error) {
-    throw fileError(path, "cannot be saved", error);
-  }
 }

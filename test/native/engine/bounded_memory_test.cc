@@ -5,33 +5,16 @@
 #include <numeric>
 #include <random>
 
-#include "devices_under_test.h"
-#include "engine/sequence.h"
-#include "random_model.h"
+#include "machine.h"
 
 namespace longhaul {
 namespace {
 
+using testing::Machine;
+using testing::make_machine;
 using testing::RandomModel;
 
 constexpr int64_t kPoolBytes = 64 << 20;
-
-struct Machine {
-  std::unique_ptr<Backend> backend;
-  std::unique_ptr<Transformer> model;
-  std::unique_ptr<PagePool> pool;
-};
-
-Machine make_machine(const std::string& device, const RandomModel& shape) {
-  TemporaryDirectory directory;
-  testing::write_model(shape, directory.path());
-  Machine machine;
-  machine.backend = std::move(testing::make_backend_under_test(device, 2).value());
-  machine.model = std::move(Transformer::load(*machine.backend, directory.path(), nullptr).value());
-  machine.pool =
-      std::move(PagePool::create(*machine.backend, machine.model->kv_geometry(), kPoolBytes).value());
-  return machine;
-}
 
 std::vector<int32_t> random_tokens(std::mt19937& random, int64_t count, int vocab) {
   std::vector<int32_t> tokens(static_cast<size_t>(count));
@@ -71,7 +54,7 @@ TEST_P(BoundedMemory, NeverPassesItsReservation) {
     shape.head_dim = 8 * pick(1, 3);
     shape.qk_norm = pick(0, 1) == 1;
     shape.seed = static_cast<uint32_t>(trial);
-    Machine machine = make_machine(GetParam(), shape);
+    Machine machine = make_machine(GetParam(), shape, kPoolBytes);
 
     MemoryPolicy policy;
     policy.kind = static_cast<PolicyKind>(pick(1, 7));
@@ -136,7 +119,7 @@ TEST_P(BoundedMemory, AmpleBudgetEqualsFullAttention) {
        {PolicyKind::kStreaming, PolicyKind::kSnapKv, PolicyKind::kSnapKvRefed, PolicyKind::kKeyDiff,
         PolicyKind::kPatchedPrompt, PolicyKind::kTova, PolicyKind::kKvZip}) {
     RandomModel shape;
-    Machine machine = make_machine(GetParam(), shape);
+    Machine machine = make_machine(GetParam(), shape, kPoolBytes);
     std::mt19937 random(11);
     const std::vector<int32_t> history = random_tokens(random, 150, shape.vocab);
     const std::vector<int32_t> question = random_tokens(random, 9, shape.vocab);
@@ -165,7 +148,7 @@ TEST_P(BoundedMemory, AmpleBudgetEqualsFullAttention) {
 // Several calls of whole blocks leave the cache that one call leaves.
 TEST_P(BoundedMemory, SplitOfWholeBlocksGivesTheSameCache) {
   RandomModel shape;
-  Machine machine = make_machine(GetParam(), shape);
+  Machine machine = make_machine(GetParam(), shape, kPoolBytes);
   std::mt19937 random(13);
   const std::vector<int32_t> history = random_tokens(random, 200, shape.vocab);
   MemoryPolicy policy;
@@ -197,7 +180,7 @@ TEST_P(BoundedMemory, SplitOfWholeBlocksGivesTheSameCache) {
 // What truncate forgets leaves no trace: the answer is that of a conversation that never had it.
 TEST_P(BoundedMemory, TruncatedTurnLeavesNoTrace) {
   RandomModel shape;
-  Machine machine = make_machine(GetParam(), shape);
+  Machine machine = make_machine(GetParam(), shape, kPoolBytes);
   std::mt19937 random(17);
   const std::vector<int32_t> history = random_tokens(random, 100, shape.vocab);
   const std::vector<int32_t> aside = random_tokens(random, 20, shape.vocab);
@@ -226,7 +209,7 @@ TEST_P(BoundedMemory, TruncatedTurnLeavesNoTrace) {
 
 TEST_P(BoundedMemory, RefusalExplainsItsArithmetic) {
   RandomModel shape;
-  Machine machine = make_machine(GetParam(), shape);
+  Machine machine = make_machine(GetParam(), shape, kPoolBytes);
   MemoryPolicy policy;
   policy.kind = PolicyKind::kStreaming;
   policy.budgets = {200000, 200000};

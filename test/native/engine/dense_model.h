@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -26,6 +27,9 @@ using DenseQueries = std::vector<std::vector<std::vector<Vector>>>;
 
 class DenseModel {
  public:
+  // Whether the token at position `query` sees the one at `key`, which is not behind it.
+  using Mask = std::function<bool(int32_t query, int32_t key)>;
+
   explicit DenseModel(const RandomModel& shape) : shape_(shape) {
     for (NamedTensor& tensor : random_tensors(shape)) weights_[tensor.name] = std::move(tensor);
   }
@@ -35,8 +39,10 @@ class DenseModel {
                       std::vector<std::vector<DenseRow>>(static_cast<size_t>(shape_.kv_heads)));
   }
 
-  // Appends the tokens' rows to every head and returns the tokens' queries.
-  DenseQueries forward(DenseCache& cache, const std::vector<int32_t>& tokens, int32_t begin) const {
+  // Appends the tokens' rows to every head and returns the tokens' queries. Without a mask they see all that is
+  // there.
+  DenseQueries forward(DenseCache& cache, const std::vector<int32_t>& tokens, int32_t begin,
+                       const Mask& sees = {}) const {
     DenseQueries queries(cache.size(), std::vector<std::vector<Vector>>(tokens.size()));
     for (size_t t = 0; t < tokens.size(); ++t) {
       const int32_t position = begin + static_cast<int32_t>(t);
@@ -49,13 +55,15 @@ class DenseModel {
         const Vector v = times(name + "self_attn.v_proj.weight", normed);
         for (int head = 0; head < shape_.kv_heads; ++head) {
           cache[layer][static_cast<size_t>(head)].push_back(
-              {position, rotated(part(k, head), position), part(v, head)});
+              {position, finished(part(k, head), name + "self_attn.k_norm.weight", position), part(v, head)});
         }
         Vector attended;
         for (int head = 0; head < shape_.heads; ++head) {
-          queries[layer][t].push_back(rotated(part(q, head), position));
+          queries[layer][t].push_back(finished(part(q, head), name + "self_attn.q_norm.weight", position));
           const std::vector<DenseRow>& rows = cache[layer][kv_head(head)];
-          const Vector weights = attention(queries[layer][t].back(), rows);
+          const Vector weights = attention(queries[layer][t].back(), rows, [&](const DenseRow& row) {
+            return !sees || sees(position, row.position);
+          });
           Vector sum(static_cast<size_t>(shape_.head_dim), 0);
           for (size_t r = 0; r < rows.size(); ++r) {
             for (size_t d = 0; d < sum.size(); ++d) sum[d] += weights[r] * rows[r].v[d];
@@ -75,14 +83,16 @@ class DenseModel {
 
   size_t kv_head(int head) const { return static_cast<size_t>(head / (shape_.heads / shape_.kv_heads)); }
 
-  // The softmax of a query over all of `rows`.
-  Vector attention(const Vector& q, const std::vector<DenseRow>& rows) const {
+  // The softmax of a query over those of `rows` that it sees, all of them unless told; 0 for the others.
+  Vector attention(
+      const Vector& q, const std::vector<DenseRow>& rows,
+      const std::function<bool(const DenseRow&)>& seen = [](const DenseRow&) { return true; }) const {
     Vector weights;
     double total = 0;
     for (const DenseRow& row : rows) {
       double score = 0;
       for (size_t d = 0; d < q.size(); ++d) score += q[d] * row.k[d];
-      weights.push_back(std::exp(score / std::sqrt(static_cast<double>(q.size()))));
+      weights.push_back(seen(row) ? std::exp(score / std::sqrt(static_cast<double>(q.size()))) : 0);
       total += weights.back();
     }
     for (double& weight : weights) weight /= total;
@@ -118,6 +128,11 @@ class DenseModel {
   Vector part(const Vector& x, int head) const {
     const auto begin = x.begin() + int64_t{head} * shape_.head_dim;
     return Vector(begin, begin + shape_.head_dim);
+  }
+
+  // What a head's query or key becomes: normed where the model has a norm for it, then rotated.
+  Vector finished(const Vector& x, const std::string& norm_name, int32_t position) const {
+    return rotated(shape_.qk_norm ? norm(x, norm_name) : x, position);
   }
 
   static Vector rotated(const Vector& x, int32_t position) {

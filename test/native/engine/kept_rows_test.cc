@@ -6,8 +6,7 @@
 #include <optional>
 
 #include "dense_model.h"
-#include "devices_under_test.h"
-#include "engine/sequence.h"
+#include "machine.h"
 
 namespace longhaul {
 namespace {
@@ -46,11 +45,7 @@ class KeptRows : public ::testing::TestWithParam<std::string> {
     shape_.layers = 3;
     shape_.heads = 6;
     shape_.kv_heads = 3;
-    TemporaryDirectory directory;
-    testing::write_model(shape_, directory.path());
-    backend_ = std::move(testing::make_backend_under_test(GetParam(), 2).value());
-    model_ = std::move(Transformer::load(*backend_, directory.path(), nullptr).value());
-    pool_ = std::move(PagePool::create(*backend_, model_->kv_geometry(), 16 << 20).value());
+    machine_ = testing::make_machine(GetParam(), shape_, 16 << 20);
     dense_.emplace(shape_);
     policy_.budgets = {20, 33, 27};
     policy_.block = 24;
@@ -69,7 +64,7 @@ class KeptRows : public ::testing::TestWithParam<std::string> {
   // when the tail is evicted alone, and `position` is the next one.
   template <class Evict>
   void run(Evict evict) {
-    sequence_ = std::move(Sequence::create(*model_, *pool_, policy_).value());
+    sequence_ = machine_.sequence(policy_);
     cache_ = dense_->empty();
     seen_.clear();
     const auto block = [&](size_t count) {
@@ -123,9 +118,7 @@ class KeptRows : public ::testing::TestWithParam<std::string> {
 
   std::mt19937 random_{5};
   RandomModel shape_;
-  std::unique_ptr<Backend> backend_;
-  std::unique_ptr<Transformer> model_;
-  std::unique_ptr<PagePool> pool_;
+  testing::Machine machine_;
   std::optional<DenseModel> dense_;
   MemoryPolicy policy_;
   std::unique_ptr<Sequence> sequence_;

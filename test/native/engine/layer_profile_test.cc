@@ -8,14 +8,17 @@
 #include <limits>
 #include <random>
 
+#include "dense_model.h"
 #include "engine_client.h"
-#include "masked_model.h"
+#include "machine.h"
 
 namespace longhaul {
 namespace {
 
+using testing::DenseCache;
+using testing::DenseModel;
 using testing::EngineClient;
-using testing::MaskedModel;
+using testing::Machine;
 using testing::RandomModel;
 
 std::vector<int32_t> random_tokens(std::mt19937& random, size_t count) {
@@ -25,24 +28,26 @@ std::vector<int32_t> random_tokens(std::mt19937& random, size_t count) {
 }
 
 // Mean cosine of keys under the causal mask with those under the mask of EpiCache's profile.
-std::vector<double> expected_similarity(const RandomModel& shape, const MaskedModel& model,
-                                        const std::vector<int32_t>& tokens, const ProfileOptions& options) {
-  const auto full = model.keys(tokens, [](int64_t, int64_t) { return true; });
-  const auto windowed = model.keys(tokens, [&](int64_t query, int64_t key) {
-    const int64_t block = query / options.block;
+std::vector<double> expected_similarity(const RandomModel& shape, const std::vector<int32_t>& tokens,
+                                        const ProfileOptions& options) {
+  const DenseModel model(shape);
+  DenseCache full = model.empty();
+  model.forward(full, tokens, 0);
+  DenseCache windowed = model.empty();
+  model.forward(windowed, tokens, 0, [&](int32_t query, int32_t key) {
+    const int32_t block = query / options.block;
     if (key < options.sinks || key / options.block == block) return true;
     return key / options.block == block - 1 && key >= block * options.block - options.window;
   });
   std::vector<double> means;
-  const size_t dim = static_cast<size_t>(shape.head_dim);
   for (size_t layer = 0; layer < full.size(); ++layer) {
     double sum = 0;
-    for (size_t token = 0; token < tokens.size(); ++token) {
-      const std::vector<double>& a = full[layer][token];
-      const std::vector<double>& b = windowed[layer][token];
-      for (size_t head = 0; head < a.size(); head += dim) {
+    for (size_t head = 0; head < full[layer].size(); ++head) {
+      for (size_t token = 0; token < tokens.size(); ++token) {
+        const testing::Vector& a = full[layer][head][token].k;
+        const testing::Vector& b = windowed[layer][head][token].k;
         double ab = 0, aa = 0, bb = 0;
-        for (size_t i = head; i < head + dim; ++i) {
+        for (size_t i = 0; i < a.size(); ++i) {
           ab += a[i] * b[i];
           aa += a[i] * a[i];
           bb += b[i] * b[i];
@@ -50,7 +55,7 @@ std::vector<double> expected_similarity(const RandomModel& shape, const MaskedMo
         sum += ab / std::sqrt(aa) / std::sqrt(bb);
       }
     }
-    means.push_back(sum / static_cast<double>(tokens.size() * static_cast<size_t>(shape.kv_heads)));
+    means.push_back(sum / static_cast<double>(tokens.size() * full[layer].size()));
   }
   return means;
 }
@@ -72,54 +77,43 @@ TEST_P(LayerProfileTest, IsThatOfTheMaskedModel) {
     shape.head_dim = 8 * pick(1, 2);
     shape.qk_norm = pick(0, 1) == 1;
     shape.seed = static_cast<uint32_t>(trial);
-    TemporaryDirectory directory;
-    testing::write_model(shape, directory.path());
     ProfileOptions options;
     options.block = pick(1, 40);
     options.window = trial % 3 == 0 ? options.block : pick(1, options.block);
     options.sinks = pick(0, 50);  // also more than a block
     const std::vector<int32_t> tokens = random_tokens(random, static_cast<size_t>(pick(60, 130)));
 
-    std::unique_ptr<Backend> backend = std::move(testing::make_backend_under_test(GetParam(), 2).value());
-    std::unique_ptr<Transformer> model =
-        std::move(Transformer::load(*backend, directory.path(), nullptr).value());
-    std::unique_ptr<PagePool> pool =
-        std::move(PagePool::create(*backend, model->kv_geometry(), 4 << 20).value());
-    Result<std::unique_ptr<LayerProfile>> profile = LayerProfile::create(*model, *pool, tokens, options);
+    Machine machine = testing::make_machine(GetParam(), shape, 4 << 20);
+    Result<std::unique_ptr<LayerProfile>> profile =
+        LayerProfile::create(*machine.model, *machine.pool, tokens, options);
     ASSERT_TRUE(profile.ok()) << profile.status().message();
     while (profile.value()->done() < profile.value()->total()) {
       const Status status = profile.value()->step();
       ASSERT_TRUE(status.ok()) << status.message();
     }
     const std::vector<double> got = profile.value()->similarity().value();
-    const std::vector<double> expected =
-        expected_similarity(shape, MaskedModel(shape, directory.path()), tokens, options);
+    const std::vector<double> expected = expected_similarity(shape, tokens, options);
     ASSERT_EQ(got.size(), 3u);
     EXPECT_NEAR(got[0], 1, 1e-6) << "no attention has touched these keys";
     for (size_t layer = 0; layer < got.size(); ++layer) EXPECT_NEAR(got[layer], expected[layer], 1e-5);
     if (got[1] < 0.98 && got[2] < 0.98) ++sensitive;
 
     profile.value().reset();
-    EXPECT_EQ(pool->reserved_pages(), 0);
-    EXPECT_EQ(pool->used_pages(), 0);
+    EXPECT_EQ(machine.pool->reserved_pages(), 0);
+    EXPECT_EQ(machine.pool->used_pages(), 0);
   }
   EXPECT_GE(sensitive, 6) << "the trials have to tell a window from none";
 }
 
 // Heads of unlike lengths, which begin inside a page.
 TEST_P(LayerProfileTest, NewestKeysAreTheLastRowsOfEachHead) {
-  TemporaryDirectory directory;
-  testing::write_model({}, directory.path());
-  std::unique_ptr<Backend> backend = std::move(testing::make_backend_under_test(GetParam(), 2).value());
-  std::unique_ptr<Transformer> model =
-      std::move(Transformer::load(*backend, directory.path(), nullptr).value());
-  std::unique_ptr<PagePool> pool = std::move(PagePool::create(*backend, model->kv_geometry(), 4 << 20).value());
+  Machine machine = testing::make_machine(GetParam(), {}, 4 << 20);
   MemoryPolicy policy;
   policy.kind = PolicyKind::kKeyDiff;
   policy.budgets = {45, 45};
   policy.block = 90;
   policy.tail = 40;
-  std::unique_ptr<Sequence> sequence = std::move(Sequence::create(*model, *pool, policy).value());
+  std::unique_ptr<Sequence> sequence = machine.sequence(policy);
   std::mt19937 random(3);
   ASSERT_TRUE(sequence->prefill(random_tokens(random, 90)).ok());
   ASSERT_TRUE(sequence->extend(random_tokens(random, 37)).ok());

@@ -6,32 +6,16 @@
 #include <functional>
 #include <random>
 
-#include "devices_under_test.h"
-#include "engine/sequence.h"
-#include "random_model.h"
+#include "machine.h"
 
 namespace longhaul {
 namespace {
 
+using testing::Machine;
+using testing::make_machine;
 using testing::RandomModel;
 
-struct Machine {
-  std::unique_ptr<Backend> backend;
-  std::unique_ptr<Transformer> model;
-  std::unique_ptr<PagePool> pool;
-};
-
-Machine make_machine(const std::string& device, const RandomModel& shape, int64_t pool_bytes = 8 << 20) {
-  TemporaryDirectory directory;
-  testing::write_model(shape, directory.path());
-  Machine machine;
-  machine.backend = std::move(testing::make_backend_under_test(device, 2).value());
-  machine.model = std::move(Transformer::load(*machine.backend, directory.path(), nullptr).value());
-  machine.pool =
-      std::move(PagePool::create(*machine.backend, machine.model->kv_geometry(), pool_bytes).value());
-  return machine;
-}
-
+constexpr int64_t kPoolBytes = 8 << 20;
 constexpr int kKinds = static_cast<int>(PolicyKind::kKvZip) + 1;
 
 MemoryPolicy policy_of(int kind, SelectLevel level) {
@@ -121,8 +105,8 @@ class SequenceImages : public ::testing::TestWithParam<std::string> {};
 // In the same pool beside the original, and on another machine with the same model.
 TEST_P(SequenceImages, GoOnAsTheOriginalDoes) {
   std::mt19937 random(11);
-  Machine machine = make_machine(GetParam(), {});
-  Machine other = make_machine(GetParam(), {});
+  Machine machine = make_machine(GetParam(), {}, kPoolBytes);
+  Machine other = make_machine(GetParam(), {}, kPoolBytes);
   const KvGeometry geometry = machine.model->kv_geometry();
   for (int kind = 0; kind < kKinds; ++kind) {
     for (SelectLevel level : {SelectLevel::kPair, SelectLevel::kHead}) {
@@ -164,7 +148,7 @@ TEST_P(SequenceImages, GoOnAsTheOriginalDoes) {
 
 TEST_P(SequenceImages, RefuseWorkUntilAllRowsAreThere) {
   std::mt19937 random(3);
-  Machine machine = make_machine(GetParam(), {});
+  Machine machine = make_machine(GetParam(), {}, kPoolBytes);
   const KvGeometry geometry = machine.model->kv_geometry();
   std::unique_ptr<Sequence> original =
       std::move(Sequence::create(*machine.model, *machine.pool, policy_of(4, SelectLevel::kPair)).value());
@@ -192,7 +176,7 @@ TEST_P(SequenceImages, RefuseWorkUntilAllRowsAreThere) {
 
 TEST_P(SequenceImages, AreRefusedByAPoolThatIsTooSmall) {
   std::mt19937 random(3);
-  Machine machine = make_machine(GetParam(), {});
+  Machine machine = make_machine(GetParam(), {}, kPoolBytes);
   const int64_t page = machine.pool->page_bytes();
   Machine small = make_machine(GetParam(), {}, 12 * page);
   for (int kind : {0, 4}) {
@@ -210,7 +194,7 @@ TEST_P(SequenceImages, AreRefusedByAPoolThatIsTooSmall) {
 // One thing wrong each; the reservation must be untouched.
 TEST_P(SequenceImages, ThatCannotBeAreRefused) {
   std::mt19937 random(5);
-  Machine machine = make_machine(GetParam(), {});
+  Machine machine = make_machine(GetParam(), {}, kPoolBytes);
   std::unique_ptr<Sequence> original =
       std::move(Sequence::create(*machine.model, *machine.pool, policy_of(4, SelectLevel::kPair)).value());
   feed(*original, random, 9);
@@ -286,7 +270,7 @@ TEST_P(SequenceImages, ThatCannotBeAreRefused) {
 }
 
 TEST_P(SequenceImages, OfAFullTailNeedItsLastTokens) {
-  Machine machine = make_machine(GetParam(), {});
+  Machine machine = make_machine(GetParam(), {}, kPoolBytes);
   std::unique_ptr<Sequence> original =
       std::move(Sequence::create(*machine.model, *machine.pool, policy_of(2, SelectLevel::kPair)).value());
   const std::vector<int32_t> tokens(20, 3);
@@ -299,7 +283,7 @@ TEST_P(SequenceImages, OfAFullTailNeedItsLastTokens) {
 // Whatever is changed at random is refused, or is a sequence that can be gone on with inside its reservation.
 TEST_P(SequenceImages, ChangedAtRandomDoNoHarm) {
   std::mt19937 random(17);
-  Machine machine = make_machine(GetParam(), {});
+  Machine machine = make_machine(GetParam(), {}, kPoolBytes);
   const KvGeometry geometry = machine.model->kv_geometry();
   const std::vector<int64_t> values = {-2147483648LL, -1, 0, 1, 2, 16, 17, 63, 64, 4096, 2147483647LL};
   // A pass on an emulated GPU takes a hundred times as long.

@@ -5,8 +5,7 @@
 
 #include <new>
 
-#include "devices_under_test.h"
-#include "random_model.h"
+#include "machine.h"
 
 namespace longhaul {
 namespace {
@@ -31,20 +30,14 @@ class BrokenPass : public ::testing::TestWithParam<bool> {};
 
 // Layers disagree from then on: whatever is asked of the sequence must be refused, not answered wrongly.
 TEST_P(BrokenPass, EndsItsSequenceAndNoOther) {
-  TemporaryDirectory directory;
-  testing::write_model({}, directory.path());
-  std::unique_ptr<Backend> backend =
-      std::move(testing::make_backend_under_test(testing::kFastDevice, 1).value());
-  std::unique_ptr<Transformer> model =
-      std::move(Transformer::load(*backend, directory.path(), nullptr).value());
-  std::unique_ptr<PagePool> pool = std::move(PagePool::create(*backend, model->kv_geometry(), 1 << 20).value());
+  testing::Machine machine = testing::make_machine(testing::kFastDevice, {}, 1 << 20);
   MemoryPolicy policy;
   policy.kind = PolicyKind::kKeyDiff;
   policy.budgets = {20, 20};
   policy.block = 16;
   policy.tail = 16;
-  std::unique_ptr<Sequence> broken = std::move(Sequence::create(*model, *pool, policy).value());
-  std::unique_ptr<Sequence> sound = std::move(Sequence::create(*model, *pool, policy).value());
+  std::unique_ptr<Sequence> broken = machine.sequence(policy);
+  std::unique_ptr<Sequence> sound = machine.sequence(policy);
 
   const std::vector<int32_t> tokens(16, 3);
   ASSERT_TRUE(broken->prefill(tokens).ok());
@@ -60,8 +53,8 @@ TEST_P(BrokenPass, EndsItsSequenceAndNoOther) {
   EXPECT_TRUE(sound->prefill(tokens).ok());
   sound.reset();
   broken.reset();
-  EXPECT_EQ(pool->reserved_pages(), 0);
-  EXPECT_EQ(pool->used_pages(), 0);
+  EXPECT_EQ(machine.pool->reserved_pages(), 0);
+  EXPECT_EQ(machine.pool->used_pages(), 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Ways, BrokenPass, ::testing::Bool(),
