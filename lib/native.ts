@@ -128,6 +128,8 @@ export interface NativeEngine {
   createSequence(policy: NativePolicy): number;
   releaseSequence(sequence: number): number;
   ingest(sequence: number, tokens: Int32Array): number;
+  /** Sequences with blocks of one size. */
+  ingestTogether(sequences: readonly number[], tokens: Int32Array): number;
   generate(sequence: number, tokens: Int32Array, options: NativeGenerateOptions): number;
   truncate(sequence: number, tokens: number): number;
   exportSequence(sequence: number): number;

@@ -66,6 +66,10 @@ uint64_t Engine::ingest(uint64_t sequence, std::vector<int32_t> tokens) {
   return submit(std::make_unique<IngestTask>(sequence, std::move(tokens)));
 }
 
+uint64_t Engine::ingest_together(std::vector<uint64_t> sequences, std::vector<int32_t> tokens) {
+  return submit(std::make_unique<IngestTogetherTask>(std::move(sequences), std::move(tokens)));
+}
+
 uint64_t Engine::generate(uint64_t sequence, std::vector<int32_t> tokens, GenerateOptions options) {
   return submit(std::make_unique<GenerateTask>(sequence, std::move(tokens), std::move(options)));
 }

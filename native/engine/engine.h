@@ -111,6 +111,9 @@ class Engine {
   uint64_t release_sequence(uint64_t sequence);
   // Block-wise prefill. kProgress after each block: blocks told are in the cache, whatever comes after.
   uint64_t ingest(uint64_t sequence, std::vector<int32_t> tokens);
+  // The same tokens into several sequences with blocks of one size and no pending token: each ends as ingest()
+  // would leave it, while weights are read once a block. `done` and `total` are tokens of one of them.
+  uint64_t ingest_together(std::vector<uint64_t> sequences, std::vector<int32_t> tokens);
   // Runs `tokens` (behind a pending one), then draws up to max_tokens, fewer when the model's positions end.
   // kDone: `done` tokens of the question are in the stream, and every token told; the last told may be pending.
   uint64_t generate(uint64_t sequence, std::vector<int32_t> tokens, GenerateOptions options);

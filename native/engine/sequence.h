@@ -72,6 +72,11 @@ class Sequence {
   // if any, is evicted with it. extend: no eviction, the rows join the tail.
   Status prefill(std::span<const int32_t> tokens, PassObserver* observer = nullptr);
   Status extend(std::span<const int32_t> tokens, PassObserver* observer = nullptr);
+  // One pass that takes the same tokens into each of `sequences`, which are settled and of one model: each ends
+  // as its own prefill would leave it, to the bit, while weights are read once. prepare_together() has made sure
+  // of the scratch memory, which is that of all their rows. A failure breaks all of them.
+  static Status prefill_together(std::span<Sequence* const> sequences, std::span<const int32_t> tokens);
+  static Status prepare_together(std::span<Sequence* const> sequences);
   // Evicts a full tail without new tokens.
   Status evict_tail(PassObserver* observer = nullptr);
 
@@ -103,6 +108,12 @@ class Sequence {
   Status settled();
   Status pass(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict,
               PassObserver* observer);
+  // This sequence's part of a pass; valid until its next one.
+  Segment stage(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict);
+  static Status forward(Transformer& model, PagePool& pool, std::span<const Segment> segments,
+                        PassObserver* observer);
+  // A pass over `tokens` is over.
+  void count(std::span<const int32_t> tokens);
 
   Transformer& model_;
   PagePool& pool_;

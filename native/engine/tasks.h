@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "engine/engine.h"
@@ -41,6 +42,23 @@ class IngestTask final : public Task {
   std::vector<int32_t> tokens_;
   size_t done_ = 0;
   size_t pending_ = 0;  // 1 when the sequence's pending token leads tokens_
+  bool admitted_ = false;
+};
+
+// Takes the same tokens into several sequences, whose blocks are of one size. A step is a block of all of them.
+class IngestTogetherTask final : public Task {
+ public:
+  IngestTogetherTask(std::vector<uint64_t> sequences, std::vector<int32_t> tokens)
+      : sequences_(std::move(sequences)), tokens_(std::move(tokens)) {}
+  Result<bool> step(Engine& engine) override;
+  std::optional<Event> cancelled_event() const override;
+
+ private:
+  Status admit(Engine& engine, std::span<Sequence* const> sequences) const;
+
+  std::vector<uint64_t> sequences_;
+  std::vector<int32_t> tokens_;
+  size_t done_ = 0;
   bool admitted_ = false;
 };
 

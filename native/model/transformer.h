@@ -43,6 +43,7 @@ struct PassLimits {
   int64_t head_rows = 0;    // that any head holds
   int64_t scored_rows = 0;  // that a head holds when it is evicted
   int64_t observers = 0;
+  int64_t sequences = 1;
 
   bool operator==(const PassLimits&) const = default;
 };

@@ -1,0 +1,45 @@
+#include <algorithm>
+
+#include "engine/sequence.h"
+
+namespace longhaul {
+
+Status Sequence::prepare_together(std::span<Sequence* const> sequences) {
+  PassLimits limits{.sequences = static_cast<int64_t>(sequences.size())};
+  // What a head holds is each sequence's own affair, and its scratch memory is there since it was made.
+  for (const Sequence* sequence : sequences) {
+    limits.rows += int64_t{sequence->policy_.block} + sequence->policy_.observers();
+  }
+  const Status status = sequences.front()->model_.prepare(sequences.front()->pool_, limits);
+  if (status.code() != Code::kOutOfMemory) return status;
+  return out_of_memory("a pass of " + std::to_string(sequences.size()) + " sequences at once takes " +
+                       std::to_string(limits.rows) + " rows: lower block, or prefill one after the other: " +
+                       status.message());
+}
+
+Status Sequence::prefill_together(std::span<Sequence* const> sequences, std::span<const int32_t> tokens) {
+  std::vector<Segment> segments;
+  std::vector<SequenceCache*> caches;
+  for (Sequence* sequence : sequences) {
+    LONGHAUL_TRY(sequence->settled());
+    LONGHAUL_ASSERT(static_cast<int64_t>(tokens.size()) <= sequence->policy_.block);
+    const bool evict = sequence->policy_.bounded();
+    const std::vector<int32_t> observers = evict ? sequence->observers_behind(tokens) : std::vector<int32_t>();
+    segments.push_back(sequence->stage(tokens, observers, evict));
+    caches.push_back(sequence->cache_.get());
+  }
+  Status status = forward(sequences.front()->model_, sequences.front()->pool_, segments, nullptr);
+  if (status.ok()) status = SequenceCache::settle_together(caches);
+  for (Sequence* sequence : sequences) {
+    if (!status.ok()) {
+      static_cast<void>(sequence->broken(status));
+      continue;
+    }
+    sequence->count(tokens);
+    sequence->tail_rows_ =
+        sequence->policy_.bounded() ? 0 : sequence->tail_rows_ + static_cast<int32_t>(tokens.size());
+  }
+  return status;
+}
+
+}  // namespace longhaul
