@@ -3,8 +3,9 @@ import { AnswerStream } from "./answer.js";
 import { Conversation, type Input, requireTokenIds } from "./conversation.js";
 import { type DeviceName, requireDevice } from "./device.js";
 import { Dialogue } from "./dialogue.js";
-import { PerEpisodeBuilder } from "./episodes/builder.js";
+import { BatchedBuilder } from "./episodes/batched-builder.js";
 import { type EpisodeSettings, toEpisodeSettings } from "./episodes/options.js";
+import { PerEpisodeBuilder } from "./episodes/per-episode-builder.js";
 import { type EpisodeContext, EpisodeStreams } from "./episodes/streams.js";
 import { invalidOption, requireOneOf, requireString, throwIfAborted } from "./errors.js";
 import { type GenerateOptions, type GenerationDefaults, readGenerationDefaults } from "./generation.js";
@@ -384,7 +385,8 @@ export class Engine {
       Sequence.create(runner, { ...scored, prompt: Int32Array.from(prompt) });
     const embed = (signal: AbortSignal) =>
       settings.embed ?? ((texts: readonly string[]) => this.embed(texts, { signal }));
-    const builder = new PerEpisodeBuilder(create, policy.block);
+    const Builder = settings.builder === "batched" ? BatchedBuilder : PerEpisodeBuilder;
+    const builder = new Builder(create, policy.block);
     return { settings, tokenizer, template, model, embed, builder, policy };
   }
 

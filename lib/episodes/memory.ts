@@ -1,13 +1,13 @@
 import { type ConversationMemory, toConversationMemory } from "../memory.js";
 import type { NativeSequenceMemory } from "../native.js";
-import type { EpisodeBuilder } from "./builder.js";
+import type { BuilderName } from "./builder.js";
 import type { EpisodeCount } from "./clusters.js";
 import type { HistoryPlan } from "./plan.js";
 
 /** The episodes of a history and what each of them holds. */
 export interface EpisodesMemory {
   /** How the caches were made. */
-  readonly builder: EpisodeBuilder["name"];
+  readonly builder: BuilderName;
   /** The option `episodes`. `list` is shorter where the history had too few different windows. */
   readonly requested: EpisodeCount;
   /** Windows of the history. */
@@ -37,7 +37,7 @@ export interface EpisodeMemory {
 
 /** What was built of a history. */
 export interface BuiltHistory {
-  readonly builder: EpisodeBuilder["name"];
+  readonly builder: BuilderName;
   readonly requested: EpisodeCount;
   readonly plan: HistoryPlan;
   /** Tokens of the history. */

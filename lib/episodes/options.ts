@@ -1,4 +1,5 @@
 import { invalidOption, requireInteger, requireOneOf, requireString } from "../errors.js";
+import { BUILDERS, type BuilderName } from "./builder.js";
 import type { EpisodeCount } from "./clusters.js";
 import { INSTRUCTION } from "./prompt.js";
 import { WINDOW_UNITS, type WindowSettings } from "./windows.js";
@@ -35,6 +36,12 @@ export interface EpisodeOptions {
   readonly embed?: "engine" | Embed;
   /** How a question finds its episode. Default "cosine", as in EpiCache's paper; its code has "dot". */
   readonly match?: "cosine" | "dot";
+  /**
+   * How the caches are made of the history. "per-episode" (default) is one prefill of it after the other; "batched" runs
+   * all of them in one pass a block, with the same result, so that weights are read once a block, and takes scratch memory
+   * for as many rows.
+   */
+  readonly builder?: BuilderName;
   /** Of k-means. Default 10 restarts, seed 0. */
   readonly clustering?: { readonly restarts?: number; readonly seed?: number };
 }
@@ -49,6 +56,7 @@ export interface EpisodeSettings {
   /** Null: the engine's own. */
   readonly embed: Embed | null;
   readonly match: "cosine" | "dot";
+  readonly builder: BuilderName;
   readonly clustering: { readonly restarts: number; readonly seed: number };
 }
 
@@ -79,6 +87,7 @@ export function toEpisodeSettings(options: EpisodeOptions): EpisodeSettings {
     instruction: instructionText(options.instruction ?? true),
     embed: embed === "engine" ? null : embed,
     match: requireOneOf("memory.match", options.match ?? "cosine", ["cosine", "dot"]),
+    builder: requireOneOf("memory.builder", options.builder ?? "per-episode", BUILDERS),
     clustering: {
       restarts: requireInteger("memory.clustering.restarts", clustering.restarts ?? 10, 1),
       seed: requireInteger("memory.clustering.seed", clustering.seed ?? 0, 0),

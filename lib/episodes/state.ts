@@ -11,6 +11,7 @@ import {
   requireObject,
 } from "../snapshots/values.js";
 import type { JsonObject } from "../text/files.js";
+import { BUILDERS } from "./builder.js";
 import type { BuiltHistory } from "./memory.js";
 import { type Embed, type EpisodeSettings, toEpisodeSettings } from "./options.js";
 import type { HistoryPlan } from "./plan.js";
@@ -85,7 +86,7 @@ function readBuilt(name: string, value: unknown): BuiltState {
   }
   const { active } = built;
   return {
-    builder: requireOneOf(`${name}.builder`, built.builder, ["per-episode"]),
+    builder: requireOneOf(`${name}.builder`, built.builder, BUILDERS),
     plan,
     tokens: requireInt32(`${name}.tokens`, built.tokens),
     forwardedTokens: requireInteger(`${name}.forwardedTokens`, built.forwardedTokens, 0),

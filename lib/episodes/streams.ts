@@ -87,7 +87,7 @@ export class EpisodeStreams implements Streams {
     const addition = write(this.#dialogue);
     const plan = await planEpisodes(this.#historyOf(input), this.#planContext(signal), signal);
     const prompts = plan.episodes.map(({ prompt }) => prompt);
-    const { sequences, forwardedTokens } = await builder.build({
+    const { sequences, forwardedTokens, peakBytes } = await builder.build({
       prompts,
       history: addition.ids,
       signal,
@@ -103,7 +103,7 @@ export class EpisodeStreams implements Streams {
     };
     const dialogues = sequences.map(() => this.#dialogue.fork());
     this.#built = { history, caches: new ResidentCaches(sequences), dialogues };
-    this.#peakBytes = this.#held(this.#built, model).peakBytes;
+    this.#peakBytes = Math.max(peakBytes, this.#held(this.#built, model).peakBytes);
     return addition.ids.length;
   }
 
