@@ -27,6 +27,8 @@ export interface NativeEngineOptions {
   readonly device: string;
   readonly threads: number;
   readonly kvBytes: number;
+  /** Answers that get their next token in one pass. */
+  readonly maxBatch: number;
 }
 
 export interface NativePolicy {

@@ -53,8 +53,7 @@ Result<bool> IngestTogetherTask::step(Engine& engine) {
     }
     admitted_ = true;
   }
-  const size_t count =
-      std::min(tokens_.size() - done_, static_cast<size_t>(sequences.front()->policy().block));
+  const size_t count = std::min(tokens_.size() - done_, static_cast<size_t>(sequences.front()->policy().block));
   LONGHAUL_TRY(Sequence::prefill_together(sequences, {tokens_.data() + done_, count}));
   done_ += count;
   Event event{.task = id,

@@ -173,8 +173,8 @@ Status Sequence::forward(Transformer& model, PagePool& pool, std::span<const Seg
   }
 }
 
-void Sequence::count(std::span<const int32_t> tokens) {
-  last_row_ = static_cast<int64_t>(tokens.size()) - 1;
+void Sequence::count(std::span<const int32_t> tokens, int64_t last_row) {
+  last_row_ = last_row;
   tokens_seen_ += static_cast<int64_t>(tokens.size());
   recent_.insert(recent_.end(), tokens.begin(), tokens.end());
   const size_t most = static_cast<size_t>(policy_.observing_tokens());
@@ -190,7 +190,7 @@ Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> 
   // One row without an eviction is a decode step: what is queued behind it, the draw, waits for both.
   if (status.ok() && (evict || pass_tokens_.size() != 1)) status = cache_->settle();
   if (!status.ok()) return broken(status);
-  count(tokens);
+  count(tokens, static_cast<int64_t>(tokens.size()) - 1);
   return Status();
 }
 

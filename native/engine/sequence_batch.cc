@@ -13,8 +13,8 @@ Status Sequence::prepare_together(std::span<Sequence* const> sequences) {
   const Status status = sequences.front()->model_.prepare(sequences.front()->pool_, limits);
   if (status.code() != Code::kOutOfMemory) return status;
   return out_of_memory("a pass of " + std::to_string(sequences.size()) + " sequences at once takes " +
-                       std::to_string(limits.rows) + " rows: lower block, or prefill one after the other: " +
-                       status.message());
+                       std::to_string(limits.rows) +
+                       " rows: lower block, or prefill one after the other: " + status.message());
 }
 
 Status Sequence::prefill_together(std::span<Sequence* const> sequences, std::span<const int32_t> tokens) {
@@ -35,9 +35,39 @@ Status Sequence::prefill_together(std::span<Sequence* const> sequences, std::spa
       static_cast<void>(sequence->broken(status));
       continue;
     }
-    sequence->count(tokens);
+    // Nobody draws behind a prefill of several.
+    sequence->count(tokens, static_cast<int64_t>(tokens.size()) - 1);
     sequence->tail_rows_ =
         sequence->policy_.bounded() ? 0 : sequence->tail_rows_ + static_cast<int32_t>(tokens.size());
+  }
+  return status;
+}
+
+Status Sequence::extend_together(std::span<Sequence* const> sequences, std::span<const int32_t> tokens) {
+  std::vector<Segment> segments;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    LONGHAUL_TRY(sequences[i]->settled());
+    LONGHAUL_ASSERT(sequences[i]->tail_holds(1));
+    segments.push_back(sequences[i]->stage(tokens.subspan(i, 1), {}, false));
+  }
+  const Status status = forward(sequences.front()->model_, sequences.front()->pool_, segments, nullptr);
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    if (!status.ok()) {
+      static_cast<void>(sequences[i]->broken(status));
+      continue;
+    }
+    sequences[i]->count(tokens.subspan(i, 1), static_cast<int64_t>(i));
+    ++sequences[i]->tail_rows_;
+  }
+  return status;
+}
+
+Status Sequence::settle_together(std::span<Sequence* const> sequences) {
+  std::vector<SequenceCache*> caches;
+  for (Sequence* sequence : sequences) caches.push_back(sequence->cache_.get());
+  const Status status = SequenceCache::settle_together(caches);
+  for (Sequence* sequence : sequences) {
+    if (!status.ok()) static_cast<void>(sequence->broken(status));
   }
   return status;
 }

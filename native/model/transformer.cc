@@ -31,6 +31,7 @@ KvGeometry kv_geometry(const ModelConfig& config, DType weights_dtype) {
 
 void Transformer::lay_out(Arena& arena, const PageArrays& pages, const PassLimits& limits) {
   const int64_t rows = limits.rows;
+  const int64_t logit_rows = std::max(kLogitRows, limits.sequences);
   const DType act = backend_.activation_dtype(weights_.dtype);
   const int64_t q_width = config_.heads * config_.head_dim;
   const int64_t qkv_width = q_width + 2 * config_.kv_heads * config_.head_dim;
@@ -48,7 +49,7 @@ void Transformer::lay_out(Arena& arena, const PageArrays& pages, const PassLimit
   attended_ = arena.take(act, {rows, q_width});
   gate_up_ = arena.take(act, {rows, 2 * config_.intermediate_size});
   mlp_ = arena.take(act, {rows, config_.intermediate_size});
-  logits_ = arena.take(DType::kF32, {kLogitRows, config_.vocab_size});
+  logits_ = arena.take(DType::kF32, {logit_rows, config_.vocab_size});
 
   const Ops& ops = backend_.ops();
   const LayerWeights& layer = weights_.layers.front();
@@ -68,9 +69,9 @@ void Transformer::lay_out(Arena& arena, const PageArrays& pages, const PassLimit
         GemmArgs{.x = attended_, .weight = &layer.output, .out = delta_},
         GemmArgs{.x = normed_, .weight = &layer.gate_up, .out = gate_up_},
         GemmArgs{.x = mlp_, .weight = &layer.down, .out = delta_},
-        GemmArgs{.x = normed_.slice(0, kLogitRows), .weight = &weights_.output_embedding(), .out = logits_}}) {
+        GemmArgs{.x = normed_.slice(0, logit_rows), .weight = &weights_.output_embedding(), .out = logits_}}) {
     GemmArgs one = product;
-    one.x = product.x.slice(0, std::min(product.x.shape[0], kLogitRows));
+    one.x = product.x.slice(0, std::min(product.x.shape[0], logit_rows));
     one.out = product.out.slice(0, one.x.shape[0]);
     one.role = RowRole::kDecode;
     bytes = std::max({bytes, ops.gemm_workspace(product), ops.gemm_workspace(one)});
@@ -302,7 +303,7 @@ Status Transformer::gemm(const Tensor& x, const Weight& weight, const Tensor& bi
 }
 
 Result<Tensor> Transformer::logits(int64_t begin, int64_t count) {
-  LONGHAUL_ASSERT(count >= 1 && count <= kLogitRows && begin >= 0 && begin + count <= pass_rows_);
+  LONGHAUL_ASSERT(count >= 1 && count <= logits_.shape[0] && begin >= 0 && begin + count <= pass_rows_);
   const Tensor out = logits_.slice(0, count);
   LONGHAUL_TRY(run(backend_, *stream_,
                    GemmArgs{.x = normed_.slice(begin, count),
