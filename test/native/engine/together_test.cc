@@ -139,7 +139,8 @@ class IngestTogetherTaskTest : public ::testing::Test {
 
 TEST_F(IngestTogetherTaskTest, TellsEachBlockOnce) {
   EngineClient client(model());
-  const std::vector<uint64_t> ids = {client.sequence(prompted(tokens(3))), client.sequence(prompted(tokens(9)))};
+  const std::vector<uint64_t> ids = {client.sequence(prompted(tokens(3))),
+                                     client.sequence(prompted(tokens(9)))};
   const uint64_t task = client->ingest_together(ids, tokens(60));
   const Event done = client.last(task);
   ASSERT_EQ(done.kind, EventKind::kDone) << done.status.message();
@@ -158,7 +159,8 @@ TEST_F(IngestTogetherTaskTest, EndsBetweenBlocksWhenItIsCancelled) {
   EngineClient client(model(), [&](Engine& engine, const Event& event) {
     if (event.task == victim && event.kind == EventKind::kProgress) engine.cancel(event.task);
   });
-  const std::vector<uint64_t> ids = {client.sequence(prompted(tokens(3))), client.sequence(prompted(tokens(9)))};
+  const std::vector<uint64_t> ids = {client.sequence(prompted(tokens(3))),
+                                     client.sequence(prompted(tokens(9)))};
   victim = client.last(client->score(tokens(4), {})).task + 1;
   const uint64_t task = client->ingest_together(ids, tokens(600));
   const Event done = client.last(task);
