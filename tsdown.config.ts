@@ -4,6 +4,16 @@ import { defineConfig } from "tsdown";
 const common = { platform: "node", target: "node20", shims: true, clean: false } as const;
 
 export default defineConfig([
-  { ...common, entry: { index: "lib/index.ts" }, format: ["esm", "cjs"], dts: true },
+  {
+    ...common,
+    entry: {
+      index: "lib/index.ts",
+      openai: "lib/server/index.ts",
+      fastify: "lib/server/fastify.ts",
+      express: "lib/server/express.ts",
+    },
+    format: ["esm", "cjs"],
+    dts: true,
+  },
   { ...common, entry: { cli: "lib/cli/main.ts" }, format: "esm", dts: false },
 ]);

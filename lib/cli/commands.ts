@@ -91,6 +91,54 @@ Example:
     load: () => import("./ask.js"),
   },
   {
+    name: "serve",
+    summary: "Serve a model over OpenAI's HTTP protocol",
+    positionals: [MODEL],
+    options: {
+      port: { type: "string", short: "p", value: "N", help: "default 8080; 0 takes a free one" },
+      host: { type: "string", value: "ADDRESS", help: "where to listen; default 127.0.0.1, this machine only" },
+      name: {
+        type: "string",
+        value: "NAME",
+        help: "the model's name in requests; default that of its directory",
+      },
+      "api-key": {
+        type: "string",
+        multiple: true,
+        value: "KEY",
+        help: "requests have to bring one of the keys given; LONGHAUL_API_KEY holds one, or several with commas",
+      },
+      origin: {
+        type: "string",
+        multiple: true,
+        value: "ORIGIN",
+        help: "a page of this origin may call from a browser; * is any",
+      },
+      pooling: { type: "string", value: "HOW", help: "of embeddings: mean or last; default mean" },
+      "max-running": { type: "string", value: "N", help: "requests that run at a time; default 64" },
+      "max-waiting": {
+        type: "string",
+        value: "N",
+        help: "requests that may wait; those beyond are told to come again; default 256",
+      },
+      "max-conversations": {
+        type: "string",
+        value: "N",
+        help: "conversations kept for their next request; default 256",
+      },
+      ...helpOption,
+      ...memoryOptions,
+      ...engineOptions,
+    },
+    notes: `Prints the address on stdout when it is ready. SIGTERM or Ctrl-C: no new requests, and the end of those under way.
+
+Example:
+  longhaul serve Qwen/Qwen3-0.6B --policy keydiff --budget 1024
+  curl http://127.0.0.1:8080/v1/chat/completions -H "content-type: application/json" \\
+    -d '{"model": "Qwen3-0.6B", "messages": [{"role": "user", "content": "Hello"}], "stream": true}'`,
+    load: () => import("./serve.js"),
+  },
+  {
     name: "profile",
     summary: "Measure how much each layer depends on distant tokens, for --layers profiled",
     positionals: [MODEL],

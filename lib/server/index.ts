@@ -1,0 +1,2 @@
+export { toNodeListener } from "./node.js";
+export { OpenAIServer, type ServerOptions } from "./server.js";
