@@ -15,18 +15,19 @@ export function countPartitions(devices: number, degrees: readonly number[]): nu
 }
 
 /**
- * All partitions of `devices` into `degrees` (ascending powers of two) while they are at most 30,000. Beyond that the
- * smallest degrees are not mixed: the devices are divided into as small a degree as that allows, and all or half of
- * the groups of that degree are then cut into equal smaller ones.
+ * All partitions of `devices` into `degrees` (ascending powers of two), as long as they are at most 30,000; else into the
+ * degrees from index `first` on, the smallest that allows it.
  */
-export function listPartitions(devices: number, degrees: readonly number[]): Partition[] {
+export function listPartitions(
+  devices: number,
+  degrees: readonly number[],
+): { readonly first: number; readonly partitions: Partition[] } {
   let first = 0;
   while (first + 1 < degrees.length && countPartitions(devices, degrees.slice(first)) > MOST) first++;
   // Without its smallest degree the sum may not come out.
   while (first > 0 && devices % (degrees[first] as number) !== 0) first--;
-  const width = degrees.length;
-  const listed: Partition[] = [];
-  const counts = new Int32Array(width);
+  const partitions: Partition[] = [];
+  const counts = new Int32Array(degrees.length);
   const fill = (index: number, rest: number) => {
     const degree = degrees[index] as number;
     if (index > first) {
@@ -34,24 +35,13 @@ export function listPartitions(devices: number, degrees: readonly number[]): Par
         counts[index] = count;
         fill(index - 1, rest - count * degree);
       }
-      return;
-    }
-    if (rest % degree !== 0) return;
-    counts[index] = rest / degree;
-    listed.push(counts.slice());
-    for (let smaller = 0; smaller < first; smaller++) {
-      const parts = degree / (degrees[smaller] as number);
-      for (const cut of new Set([rest / degree, Math.floor(rest / degree / 2)])) {
-        if (cut === 0) continue;
-        const refined = counts.slice();
-        refined[first] = rest / degree - cut;
-        refined[smaller] = cut * parts;
-        listed.push(refined);
-      }
+    } else if (rest % degree === 0) {
+      counts[index] = rest / degree;
+      partitions.push(counts.slice());
     }
   };
-  fill(width - 1, devices);
-  return listed;
+  fill(degrees.length - 1, devices);
+  return { first, partitions };
 }
 
 /** The partitions with one group cut in two, or two groups made one. Only between degrees of which one is twice the other. */

@@ -19,7 +19,7 @@ import type { MicroBatch, PlannedGroup, PlanOptions, SequenceParallelPlan } from
  */
 export function planSequenceParallel(lengths: readonly number[], options: PlanOptions): SequenceParallelPlan {
   const problem = readProblem(lengths, options);
-  const partitions = listPartitions(
+  const { partitions } = listPartitions(
     problem.devices,
     problem.degrees.map(({ degree }) => degree),
   );
