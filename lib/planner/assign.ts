@@ -126,12 +126,13 @@ const LEAST_GAIN = 1e-12;
 
 /**
  * Moves a sequence out of the slowest group, or swaps it with one of another group, as long as both groups then end
- * earlier than the slowest did; always the move with the best outcome.
+ * earlier than the slowest did; always the move with the best outcome. Returns how many moves were looked at.
  */
-export function improve(assignment: Assignment): void {
+export function improve(assignment: Assignment): number {
   const { groupOf, busy, load } = assignment;
   const count = groupOf.length;
   const { lengths } = load;
+  let looked = 0;
   for (let round = 0; round < 16 * count; round++) {
     const g = assignment.slowest();
     let best = (busy[g] as number) * (1 - LEAST_GAIN);
@@ -142,6 +143,7 @@ export function improve(assignment: Assignment): void {
       if (groupOf[k] !== g) continue;
       const without = (busy[g] as number) - assignment.weight(g, k);
       const length = lengths[k] as number;
+      looked += busy.length + count - k;
       for (let h = 0; h < busy.length; h++) {
         if (h === g || length > assignment.room(h) || assignment.members[g] === 1) continue;
         const end = Math.max(without, (busy[h] as number) + assignment.weight(h, k));
@@ -165,7 +167,8 @@ export function improve(assignment: Assignment): void {
         bestGroup = h;
       }
     }
-    if (bestSequence < 0) return;
+    looked += count;
+    if (bestSequence < 0) return looked;
     assignment.take(bestSequence);
     if (bestOther >= 0) {
       assignment.take(bestOther);
@@ -173,4 +176,5 @@ export function improve(assignment: Assignment): void {
     }
     assignment.put(bestSequence, bestGroup);
   }
+  return looked;
 }

@@ -1,7 +1,7 @@
 import { LonghaulError, requireNumber, throwIfAborted } from "../errors.js";
 import { areaBound, areaSums, type Load, loadOf, partitionBound } from "./bounds.js";
 import { checkPlan } from "./check.js";
-import { classRelaxation, pooledLoad, priceBound, pricesOf } from "./class-relaxation.js";
+import { linearProgram, priceBound, pricesOf, relax } from "./class-relaxation.js";
 import { type Problem, readProblem } from "./options.js";
 import { listPartitions, type Partition } from "./partitions.js";
 import { stepBound } from "./plan.js";
@@ -100,10 +100,10 @@ async function boundMicroBatch(
   if (enough(lowest)) return { boundMs: Math.min(lowest, makespan), models: 0 };
 
   // What holds for all plans below the makespan bounds the best plan, or the makespan does.
-  const pooled = pooledLoad(load, first, makespan);
-  const sums = areaSums(pooled);
+  const relaxation = relax(load, first, makespan);
+  const sums = areaSums(relaxation.load);
   const bounds = Float64Array.from(partitions, (partition) =>
-    Math.min(makespan, Math.max(lowest, partitionBound(pooled, sums, partition))),
+    Math.min(makespan, Math.max(lowest, partitionBound(relaxation.load, sums, partition))),
   );
   const solved = new Set<number>();
   for (;;) {
@@ -113,16 +113,16 @@ async function boundMicroBatch(
       return { boundMs: bound, models: solved.size };
     solved.add(least);
     const partition = partitions[least] as Partition;
-    const { status, rowDuals } = await solver.solve(classRelaxation(pooled, partition));
+    const { status, rowDuals } = await solver.solve(linearProgram(relaxation, partition));
     if (status === "infeasible") {
       bounds[least] = makespan;
       continue;
     }
     if (status !== "optimal")
       throw new LonghaulError("ERR_INTERNAL", `a relaxation ended with "${status}"; report it with the lengths`);
-    const prices = pricesOf(pooled, partition, rowDuals);
+    const prices = pricesOf(relaxation, partition, rowDuals);
     for (let p = 0; p < partitions.length; p++) {
-      const byPrices = Math.min(makespan, priceBound(pooled, prices, partitions[p] as Partition));
+      const byPrices = Math.min(makespan, priceBound(relaxation, prices, partitions[p] as Partition));
       bounds[p] = Math.max(bounds[p] as number, byPrices);
     }
   }

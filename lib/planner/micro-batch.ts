@@ -2,14 +2,14 @@ import { Assignment, assignLongestFirst, improve } from "./assign.js";
 import { areaBound, areaSums, type Load, partitionBound } from "./bounds.js";
 import { neighbours, type Partition } from "./partitions.js";
 
-/** Partitions that a search begins with: those with the lowest bounds. */
+/** Partitions that a search begins with, besides uniform ones: those with the lowest bounds. */
 const FIRST = 24;
 /** Partitions whose neighbours are looked at next. */
-const BEAM = 6;
-/** Partitions whose sequences are assigned, at most. */
-const MOST_TRIED = 400;
-/** Of those, so many are improved by moves. */
-const IMPROVED = 16;
+const BEAM = 16;
+/** An assignment that is slower than the best by more than this share is not improved. */
+const WORTH_IMPROVING = 0.1;
+/** A search ends when it has looked at so many places for a sequence. */
+
 /** A plan so near a bound ends the search. */
 const NEAR = 1e-4;
 
@@ -18,46 +18,34 @@ export interface Grouping {
   readonly makespan: number;
 }
 
-/**
- * Groups and their sequences for one micro-batch, or null when the partitions allow none. Longest-first assignment to a
- * few partitions, then to their neighbours as long as they are better; the best of all are improved by moves.
- */
-export function groupMicroBatch(load: Load, partitions: readonly Partition[]): Grouping | null {
-  const lowest = areaBound(load, areaSums(load));
-  const best = search(load, partitions)
-    .slice(0, IMPROVED)
-    .reduce<Grouping | null>((best, { assignment }) => {
-      if (best !== null && best.makespan <= lowest * (1 + NEAR)) return best;
-      improve(assignment);
-      const makespan = assignment.makespan();
-      return best === null || makespan < best.makespan ? { assignment, makespan } : best;
-    }, null);
-  return best;
-}
-
 interface Candidate extends Grouping {
   readonly partition: Partition;
   /** In which order they came: makes ties reproducible. */
   readonly serial: number;
 }
 
-/** Candidates, the fastest first. */
-function search(load: Load, partitions: readonly Partition[]): Candidate[] {
+/**
+ * Groups and their sequences for one micro-batch, or null when the partitions allow none. Begins with a few partitions
+ * and goes on with the neighbours of the best; each is assigned longest first, and improved by moves.
+ */
+export function groupMicroBatch(load: Load, partitions: readonly Partition[]): Grouping | null {
   const degrees = load.degrees.map(({ degree }) => degree);
   const seen = new Set<string>();
   const found: Candidate[] = [];
   const expanded = new Set<Candidate>();
   let sums = areaSums(load);
+  const enough = areaBound(load, sums) * (1 + NEAR);
   let fastest = Number.POSITIVE_INFINITY;
-  let tried = 0;
+  let effort = 0;
   const consider = (partition: Partition) => {
     const key = partition.join();
-    if (seen.has(key) || tried >= MOST_TRIED) return;
+    if (seen.has(key) || (effort > EFFORT && found.length > 0) || fastest <= enough) return;
     seen.add(key);
     if (partitionBound(load, sums, partition) >= fastest) return;
-    tried++;
     const assignment = assignLongestFirst(load, Assignment.groupsOf(partition));
+    effort += load.lengths.length * partition.reduce((a, b) => a + b, 0);
     if (assignment === null) return;
+    if (assignment.makespan() < fastest * (1 + WORTH_IMPROVING)) effort += improve(assignment);
     const makespan = assignment.makespan();
     found.push({ assignment, makespan, partition, serial: found.length });
     fastest = Math.min(fastest, makespan);
@@ -70,7 +58,7 @@ function search(load: Load, partitions: readonly Partition[]): Candidate[] {
   for (;;) {
     found.sort((a, b) => a.makespan - b.makespan || a.serial - b.serial);
     const next = found.slice(0, BEAM).filter((candidate) => !expanded.has(candidate));
-    if (next.length === 0 || tried >= MOST_TRIED) return found;
+    if (next.length === 0 || effort > EFFORT || fastest <= enough) return found[0] ?? null;
     sums = areaSums(load, fastest);
     for (const candidate of next) {
       expanded.add(candidate);
