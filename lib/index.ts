@@ -38,6 +38,27 @@ export {
   POLICIES,
   type Policy,
 } from "./memory.js";
+export { type Certificate, type CertifyOptions, certifyPlan, planLowerBound } from "./planner/certificate.js";
+export { checkPlan } from "./planner/check.js";
+export {
+  ATTENTION_KINDS,
+  type AttentionKind,
+  type Bandwidths,
+  formatCosts,
+  type PlannedModel,
+  parseCosts,
+  type SequenceParallelCosts,
+} from "./planner/costs.js";
+export { planSequenceParallel } from "./planner/plan.js";
+export { type FlexspOptions, type PolishOptions, planFlexsp, polishPlan } from "./planner/polish.js";
+export {
+  PUBLISHED_MODELS,
+  type PublishedCostsOptions,
+  type PublishedModel,
+  publishedCosts,
+} from "./planner/published-costs.js";
+export { planBestStaticDegree, planStaticDegree } from "./planner/static-plan.js";
+export type { MicroBatch, PlannedGroup, PlanOptions, SequenceParallelPlan } from "./planner/types.js";
 export type { RestoreOptions } from "./snapshots/restore.js";
 export { ChatTemplate, type Message } from "./text/chat-template.js";
 export { type StreamDecoder, Tokenizer } from "./text/tokenizer.js";

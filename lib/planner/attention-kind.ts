@@ -15,7 +15,10 @@ const MIB = 2 ** 20;
  * Whether `degree` devices can exchange heads for rows: each gets as many query heads, and KV heads are divided evenly or
  * each is repeated on as many devices.
  */
-export function allowsUlysses({ heads, kvHeads }: Pick<PlannedModel, "heads" | "kvHeads">, degree: number): boolean {
+export function allowsUlysses(
+  { heads, kvHeads }: Pick<PlannedModel, "heads" | "kvHeads">,
+  degree: number,
+): boolean {
   return heads % degree === 0 && (kvHeads % degree === 0 || degree % kvHeads === 0);
 }
 

@@ -38,7 +38,10 @@ export interface AreaSums {
   readonly tokens: Float64Array;
 }
 
-export function areaSums({ degrees, fixed, lengths, weights }: Load, limit = Number.POSITIVE_INFINITY): AreaSums {
+export function areaSums(
+  { degrees, fixed, lengths, weights }: Load,
+  limit = Number.POSITIVE_INFINITY,
+): AreaSums {
   const count = lengths.length;
   const least = new Int32Array(count).fill(degrees.length);
   const area = new Float64Array(degrees.length * (count + 1));

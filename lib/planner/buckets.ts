@@ -14,8 +14,7 @@ export function bucketEnds(lengths: readonly number[], count: number): number[] 
     for (let i = bucket + 1; i <= n; i++) {
       const longest = lengths[i - 1] as number;
       for (let j = bucket; j < i; j++) {
-        const cost =
-          (padding[j] as number) + longest * (i - j) - ((sums[i] as number) - (sums[j] as number));
+        const cost = (padding[j] as number) + longest * (i - j) - ((sums[i] as number) - (sums[j] as number));
         if (cost < (next[i] as number)) {
           next[i] = cost;
           choice[i] = j;

@@ -45,7 +45,10 @@ export async function certifyPlan(
   const targetGap = requireNumber("targetGap", options.targetGap ?? 0, 0);
   const faults = checkPlan(lengths, plan, options);
   if (faults.length > 0)
-    throw new LonghaulError("ERR_INVALID_ARGUMENT", `the plan does not fit the lengths and costs: ${faults[0]}`);
+    throw new LonghaulError(
+      "ERR_INVALID_ARGUMENT",
+      `the plan does not fit the lengths and costs: ${faults[0]}`,
+    );
   throwIfAborted(options.signal);
 
   const degrees = problem.degrees.map(({ degree }) => degree);
@@ -119,7 +122,10 @@ async function boundMicroBatch(
       continue;
     }
     if (status !== "optimal")
-      throw new LonghaulError("ERR_INTERNAL", `a relaxation ended with "${status}"; report it with the lengths`);
+      throw new LonghaulError(
+        "ERR_INTERNAL",
+        `a relaxation ended with "${status}"; report it with the lengths`,
+      );
     const prices = pricesOf(relaxation, partition, rowDuals);
     for (let p = 0; p < partitions.length; p++) {
       const byPrices = Math.min(makespan, priceBound(relaxation, prices, partitions[p] as Partition));

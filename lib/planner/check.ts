@@ -22,23 +22,34 @@ export function checkPlan(
     say(`it is for ${describeValue(plan.sequences)} sequences, not ${lengths.length}`);
 
   const seen = new Uint8Array(lengths.length);
-  plan.microBatches.forEach((batch, b) => {
+  for (const [b, batch] of plan.microBatches.entries()) {
     const name = `micro-batch ${b}`;
-    if (!isList(batch?.groups) || batch.groups.length === 0) return say(`${name} has no groups`);
+    if (!isList(batch?.groups) || batch.groups.length === 0) {
+      say(`${name} has no groups`);
+      continue;
+    }
     batch.groups.forEach((group, g) => {
       checkGroup(group, `${name}, group ${g}`);
     });
     checkLayout(batch, name);
-    sameNumber(batch.tokens, sum(batch.groups, ({ tokens }) => tokens), `${name}: tokens`);
+    sameNumber(
+      batch.tokens,
+      sum(batch.groups, ({ tokens }) => tokens),
+      `${name}: tokens`,
+    );
     sameNumber(batch.ms, Math.max(...batch.groups.map(({ ms }) => ms)), `${name}: ms`);
-  });
+  }
   seen.forEach((count, index) => {
     if (count === 0) say(`sequence ${index} is in no group`);
     if (count > 1) say(`sequence ${index} is in ${count} groups`);
   });
   const tokens = sum(lengths, (length) => length);
   sameNumber(plan.tokens, tokens, "tokens");
-  sameNumber(plan.ms, sum(plan.microBatches, ({ ms }) => ms), "ms");
+  sameNumber(
+    plan.ms,
+    sum(plan.microBatches, ({ ms }) => ms),
+    "ms",
+  );
   sameNumber(plan.tokenLossScale, devices / tokens, "tokenLossScale");
   return faults;
 
@@ -80,17 +91,19 @@ export function checkPlan(
     const used = sum(groups, ({ degree }) => degree);
     if (used !== devices) say(`${name} uses ${used} of ${devices} devices`);
     const taken = new Set<number>();
-    groups.forEach(({ firstDevice, degree }, g) => {
+    for (const [g, { firstDevice, degree }] of groups.entries()) {
       const end = firstDevice + degree;
       if (!Number.isInteger(firstDevice) || firstDevice < 0 || end > devices)
-        return say(`${name}, group ${g}: there are no devices from ${describeValue(firstDevice)} to ${end - 1}`);
+        return void say(
+          `${name}, group ${g}: there are no devices from ${describeValue(firstDevice)} to ${end - 1}`,
+        );
       if (firstDevice % degree !== 0)
         say(`${name}, group ${g}: device ${firstDevice} is no multiple of degree ${degree}`);
       for (let device = firstDevice; device < end; device++) {
-        if (taken.has(device)) return say(`${name}, group ${g}: device ${device} is in another group too`);
+        if (taken.has(device)) return void say(`${name}, group ${g}: device ${device} is in another group too`);
         taken.add(device);
       }
-    });
+    }
   }
 }
 
@@ -109,7 +122,10 @@ function attentionFault({ degree, attention, ulysses, ring }: PlannedGroup, { mo
 }
 
 /** Milliseconds of communication a token. Infinity without a rate. */
-function communicationMs({ degree, attention, ulysses, ring }: PlannedGroup, costs: SequenceParallelCosts): number {
+function communicationMs(
+  { degree, attention, ulysses, ring }: PlannedGroup,
+  costs: SequenceParallelCosts,
+): number {
   if (degree === 1) return 0;
   const { layers, heads, kvHeads, headDim, bytesPerElement = 2, pass = "training" } = costs.model;
   const backward = pass === "training";

@@ -68,7 +68,8 @@ export function relax(load: Load, first: number, limit: number): Relaxation {
   degrees.forEach(({ capacity }, c) => {
     const at = (k: number, taken: number) => (Number.isFinite(weights[c * count + k]) ? taken : Infinity);
     const length = (k: number) => lengths[k] as number;
-    const taking = (taken: (k: number) => number) => Float64Array.from({ length: count }, (_, k) => at(k, taken(k)));
+    const taking = (taken: (k: number) => number) =>
+      Float64Array.from({ length: count }, (_, k) => at(k, taken(k)));
     resources.push({ degree: c, perGroup: capacity, taken: taking(length) });
     // What is pooled is not one group.
     if (first > 0 && c === 0) return;
@@ -78,10 +79,17 @@ export function relax(load: Load, first: number, limit: number): Relaxation {
       const ofTime = (k: number) =>
         Math.floor((parts * (weights[c * count + k] as number)) / (limit - fixed) - ROUNDING);
       resources.push({ degree: c, perGroup: m, taken: taking((k) => Math.max(0, ofTime(k))) });
-      resources.push({ degree: c, perGroup: m, taken: taking((k) => Math.floor((parts * length(k)) / (capacity + 1))) });
+      resources.push({
+        degree: c,
+        perGroup: m,
+        taken: taking((k) => Math.floor((parts * length(k)) / (capacity + 1))),
+      });
     }
   });
-  return { load: pooled, resources: resources.filter(({ taken }) => taken.some((one) => one > 0 && one < Infinity)) };
+  return {
+    load: pooled,
+    resources: resources.filter(({ taken }) => taken.some((one) => one > 0 && one < Infinity)),
+  };
 }
 
 /** The linear program of one partition: minimises the makespan without its fixed part. Rows: time, resources, then sequences. */
@@ -129,7 +137,8 @@ export function pricesOf(relaxation: Relaxation, partition: Partition, rowDuals:
   // What each sequence pays at each degree, and at least where the partition lets it go.
   const pays = new Float64Array(width * count);
   for (let c = 0; c < width; c++) {
-    for (let k = 0; k < count; k++) pays[c * count + k] = (time[c] as number) * (weights[c * count + k] as number);
+    for (let k = 0; k < count; k++)
+      pays[c * count + k] = (time[c] as number) * (weights[c * count + k] as number);
   }
   resources.forEach(({ degree, taken }, r) => {
     const price = resource[r] as number;
@@ -142,7 +151,8 @@ export function pricesOf(relaxation: Relaxation, partition: Partition, rowDuals:
   const possible = (c: number, k: number) => Number.isFinite(weights[c * count + k]);
   const least = (k: number, from: (c: number) => boolean) => {
     let paid = Number.POSITIVE_INFINITY;
-    for (let c = 0; c < width; c++) if (from(c) && possible(c, k)) paid = Math.min(paid, pays[c * count + k] as number);
+    for (let c = 0; c < width; c++)
+      if (from(c) && possible(c, k)) paid = Math.min(paid, pays[c * count + k] as number);
     return paid;
   };
   const there = (c: number) => partition[c] !== 0;
@@ -154,7 +164,8 @@ export function pricesOf(relaxation: Relaxation, partition: Partition, rowDuals:
       if (possible(c, k) && Number.isFinite(paid))
         time[c] = Math.max(time[c] as number, paid / (weights[c * count + k] as number));
     }
-    for (let k = 0; k < count; k++) pays[c * count + k] = (time[c] as number) * (weights[c * count + k] as number);
+    for (let k = 0; k < count; k++)
+      pays[c * count + k] = (time[c] as number) * (weights[c * count + k] as number);
   }
   let total = 0;
   for (let k = 0; k < count; k++) total += least(k, () => true);

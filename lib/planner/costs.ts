@@ -66,8 +66,12 @@ export function parseCosts(text: string, name: string): SequenceParallelCosts {
     throw corrupt(`has no "format": "${FORMAT}"`);
   const { version } = document as { version?: unknown };
   if (version !== VERSION) {
-    const code = Number.isInteger(version) && (version as number) > VERSION ? "ERR_UNSUPPORTED" : "ERR_CORRUPT_FILE";
-    throw new LonghaulError(code, `${name}: is of version ${String(version)}, and this longhaul reads ${VERSION}`);
+    const code =
+      Number.isInteger(version) && (version as number) > VERSION ? "ERR_UNSUPPORTED" : "ERR_CORRUPT_FILE";
+    throw new LonghaulError(
+      code,
+      `${name}: is of version ${String(version)}, and this longhaul reads ${VERSION}`,
+    );
   }
   try {
     return validateCosts(document as SequenceParallelCosts);

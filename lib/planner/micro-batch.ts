@@ -5,11 +5,13 @@ import { neighbours, type Partition } from "./partitions.js";
 /** Partitions that a search begins with, besides uniform ones: those with the lowest bounds. */
 const FIRST = 24;
 /** Partitions whose neighbours are looked at next. */
-const BEAM = 16;
-/** An assignment that is slower than the best by more than this share is not improved. */
-const WORTH_IMPROVING = 0.1;
-/** A search ends when it has looked at so many places for a sequence. */
-
+const BEAM = 6;
+/** Partitions whose sequences are assigned without improving them, at most. */
+const MOST_TRIED = 300;
+/** Partitions that are improved first. */
+const IMPROVED = 16;
+/** Improving ends when it has looked at so many places for a sequence. */
+const EFFORT = 6e6;
 /** A plan so near a bound ends the search. */
 const NEAR = 1e-4;
 
@@ -25,27 +27,66 @@ interface Candidate extends Grouping {
 }
 
 /**
- * Groups and their sequences for one micro-batch, or null when the partitions allow none. Begins with a few partitions
- * and goes on with the neighbours of the best; each is assigned longest first, and improved by moves.
+ * Groups and their sequences for one micro-batch, or null when the partitions allow none. Looks for partitions by longest-first
+ * assignment, then improves the best of them by moves, and their neighbours.
  */
 export function groupMicroBatch(load: Load, partitions: readonly Partition[]): Grouping | null {
+  const found = searchPartitions(load, partitions).slice(0, IMPROVED);
+  const degrees = load.degrees.map(({ degree }) => degree);
+  const enough = areaBound(load, areaSums(load)) * (1 + NEAR);
+  const seen = new Set<string>();
+  const improved: Candidate[] = [];
+  const expanded = new Set<Candidate>();
+  let effort = 0;
+  const consider = (assignment: Assignment, partition: Partition) => {
+    effort += improve(assignment);
+    improved.push({ assignment, makespan: assignment.makespan(), partition, serial: improved.length });
+  };
+  const isOver = () => effort > EFFORT || improved.some(({ makespan }) => makespan <= enough);
+
+  for (const { assignment, partition } of found) {
+    if (isOver()) break;
+    seen.add(partition.join());
+    consider(assignment, partition);
+  }
+  for (;;) {
+    improved.sort(fasterFirst);
+    const next = improved.slice(0, BEAM).filter((candidate) => !expanded.has(candidate));
+    if (next.length === 0 || isOver()) return improved[0] ?? null;
+    const fastest = (improved[0] as Candidate).makespan;
+    const sums = areaSums(load, fastest);
+    for (const candidate of next) {
+      expanded.add(candidate);
+      for (const partition of neighbours(candidate.partition, degrees)) {
+        if (seen.has(partition.join()) || isOver()) continue;
+        seen.add(partition.join());
+        if (partitionBound(load, sums, partition) >= fastest) continue;
+        const assignment = assignLongestFirst(load, Assignment.groupsOf(partition));
+        if (assignment !== null) consider(assignment, partition);
+      }
+    }
+  }
+}
+
+const fasterFirst = (a: Candidate, b: Candidate) => a.makespan - b.makespan || a.serial - b.serial;
+
+/** Partitions with longest-first assignments, the fastest first: some to begin with, then neighbours of the best. */
+function searchPartitions(load: Load, partitions: readonly Partition[]): Candidate[] {
   const degrees = load.degrees.map(({ degree }) => degree);
   const seen = new Set<string>();
   const found: Candidate[] = [];
   const expanded = new Set<Candidate>();
   let sums = areaSums(load);
-  const enough = areaBound(load, sums) * (1 + NEAR);
   let fastest = Number.POSITIVE_INFINITY;
-  let effort = 0;
+  let tried = 0;
   const consider = (partition: Partition) => {
     const key = partition.join();
-    if (seen.has(key) || (effort > EFFORT && found.length > 0) || fastest <= enough) return;
+    if (seen.has(key) || tried >= MOST_TRIED) return;
     seen.add(key);
     if (partitionBound(load, sums, partition) >= fastest) return;
+    tried++;
     const assignment = assignLongestFirst(load, Assignment.groupsOf(partition));
-    effort += load.lengths.length * partition.reduce((a, b) => a + b, 0);
     if (assignment === null) return;
-    if (assignment.makespan() < fastest * (1 + WORTH_IMPROVING)) effort += improve(assignment);
     const makespan = assignment.makespan();
     found.push({ assignment, makespan, partition, serial: found.length });
     fastest = Math.min(fastest, makespan);
@@ -56,9 +97,9 @@ export function groupMicroBatch(load: Load, partitions: readonly Partition[]): G
   sums = areaSums(load, fastest);
   for (const partition of lowestBounds(load, sums, partitions)) consider(partition);
   for (;;) {
-    found.sort((a, b) => a.makespan - b.makespan || a.serial - b.serial);
+    found.sort(fasterFirst);
     const next = found.slice(0, BEAM).filter((candidate) => !expanded.has(candidate));
-    if (next.length === 0 || effort > EFFORT || fastest <= enough) return found[0] ?? null;
+    if (next.length === 0 || tried >= MOST_TRIED) return found;
     sums = areaSums(load, fastest);
     for (const candidate of next) {
       expanded.add(candidate);

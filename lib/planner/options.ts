@@ -44,7 +44,12 @@ export function readProblem(lengths: readonly number[], options: PlanOptions): P
 }
 
 function requireDegree(option: string, value: unknown, min: number, max: number): number {
-  if (Number.isSafeInteger(value) && isPowerOfTwo(value as number) && (value as number) >= min && (value as number) <= max)
+  if (
+    Number.isSafeInteger(value) &&
+    isPowerOfTwo(value as number) &&
+    (value as number) >= min &&
+    (value as number) <= max
+  )
     return value as number;
   throw invalidOption(option, `a power of two from ${min} to ${max}`, value);
 }

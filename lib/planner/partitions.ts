@@ -9,7 +9,8 @@ export function countPartitions(devices: number, degrees: readonly number[]): nu
   const ways = new Float64Array(devices + 1);
   ways[0] = 1;
   for (const degree of degrees) {
-    for (let sum = degree; sum <= devices; sum++) ways[sum] = (ways[sum] as number) + (ways[sum - degree] as number);
+    for (let sum = degree; sum <= devices; sum++)
+      ways[sum] = (ways[sum] as number) + (ways[sum - degree] as number);
   }
   return ways[devices] as number;
 }

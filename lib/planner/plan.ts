@@ -75,7 +75,11 @@ export function fewestMicroBatches({ devices, costs }: Problem, sorted: readonly
 }
 
 /** Milliseconds that no plan of at least `count` micro-batches can undercut, however sequences are divided among them. */
-export function stepBound({ degrees, devices, costs }: Problem, sorted: readonly number[], count: number): number {
+export function stepBound(
+  { degrees, devices, costs }: Problem,
+  sorted: readonly number[],
+  count: number,
+): number {
   const load = loadOf(sorted, degrees, costs.compute.msPerGroup, devices);
   return areaBound(load, areaSums(load)) + (count - 1) * costs.compute.msPerGroup;
 }
@@ -125,14 +129,16 @@ export function assemblePlan(
   batches: readonly (readonly Group[])[],
 ): SequenceParallelPlan {
   const tokens = lengths.reduce((a, b) => a + b, 0);
-  const microBatches = batches.map((groups): MicroBatch => ({
-    groups: groups.map((group) => ({
-      ...group,
-      meanLossScale: (group.tokens * devices) / (group.degree * tokens),
-    })),
-    tokens: groups.reduce((sum, group) => sum + group.tokens, 0),
-    ms: Math.max(...groups.map(({ ms }) => ms)),
-  }));
+  const microBatches = batches.map(
+    (groups): MicroBatch => ({
+      groups: groups.map((group) => ({
+        ...group,
+        meanLossScale: (group.tokens * devices) / (group.degree * tokens),
+      })),
+      tokens: groups.reduce((sum, group) => sum + group.tokens, 0),
+      ms: Math.max(...groups.map(({ ms }) => ms)),
+    }),
+  );
   return {
     devices,
     sequences: lengths.length,

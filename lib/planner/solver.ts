@@ -26,7 +26,7 @@ export interface LinearSolution {
 
 /** HiGHS in a worker thread, one model at a time. */
 export class Solver {
-  readonly #worker = new Worker(new URL("./solver-worker.mjs", import.meta.url));
+  #worker: Worker | undefined;
   readonly #signal: AbortSignal | undefined;
 
   constructor(signal?: AbortSignal) {
@@ -35,11 +35,14 @@ export class Solver {
 
   /** Rejects with the signal's reason when it aborts; the solver is of no use then. */
   solve(model: LinearModel): Promise<LinearSolution> {
+    // Only now: most plans of few sequences need no solver, and it takes a while to begin.
+    this.#worker ??= new Worker(new URL("./solver-worker.mjs", import.meta.url));
+    const worker = this.#worker;
     return new Promise((resolve, reject) => {
       const settle = (finish: () => void) => {
         this.#signal?.removeEventListener("abort", abort);
-        this.#worker.off("message", answer);
-        this.#worker.off("error", fail);
+        worker.off("message", answer);
+        worker.off("error", fail);
         finish();
       };
       const abort = () => settle(() => reject(this.#signal?.reason));
@@ -48,15 +51,15 @@ export class Solver {
       const fail = (error: Error) => settle(() => reject(broken(error.message.slice(0, 300), error)));
       if (this.#signal?.aborted) return reject(this.#signal.reason);
       this.#signal?.addEventListener("abort", abort);
-      this.#worker.on("message", answer);
-      this.#worker.on("error", fail);
-      this.#worker.postMessage(model);
+      worker.on("message", answer);
+      worker.on("error", fail);
+      worker.postMessage(model);
     });
   }
 
   /** Ends the thread, in the middle of a model too. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#worker.terminate();
+    await this.#worker?.terminate();
   }
 }
 

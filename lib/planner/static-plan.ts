@@ -22,7 +22,10 @@ export function planStaticDegree(
   requireOneOf("degree", String(degree), known);
   const chosen = problem.degrees.find((one) => one.degree === degree) as Degree;
   if (problem.devices % degree !== 0)
-    throw new LonghaulError("ERR_INVALID_ARGUMENT", `degree ${degree} does not divide ${problem.devices} devices`);
+    throw new LonghaulError(
+      "ERR_INVALID_ARGUMENT",
+      `degree ${degree} does not divide ${problem.devices} devices`,
+    );
   const groups = problem.devices / degree;
   const bins = packBestFit(problem, chosen);
   const batches: number[][][] = [];

@@ -1,0 +1,196 @@
+import { LonghaulError, requireInteger, requireNumber, throwIfAborted } from "../errors.js";
+import { Assignment, assignLongestFirst } from "./assign.js";
+import { cutIntoRuns, runs } from "./blaster.js";
+import { type Load, loadOf } from "./bounds.js";
+import { checkPlan } from "./check.js";
+import type { Degree } from "./degrees.js";
+import { searchExactly } from "./exact.js";
+import { allCandidates, exactBuckets, flexspBuckets, groupModel, readSolution } from "./flexsp-model.js";
+import { type Problem, readProblem } from "./options.js";
+import { listPartitions } from "./partitions.js";
+import { assemblePlan, describeGroup, fewestMicroBatches, type Group } from "./plan.js";
+import { Solver } from "./solver.js";
+import type { PlanOptions, SequenceParallelPlan } from "./types.js";
+
+export interface PolishOptions extends PlanOptions {
+  /** For each micro-batch. Default 5. */
+  readonly seconds?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface FlexspOptions extends PolishOptions {
+  /** Buckets of lengths. Default 16, FlexSP's. */
+  readonly buckets?: number;
+}
+
+/** As many sequences can be searched exactly. */
+const FEW = 12;
+
+/**
+ * Looks for a better grouping of each micro-batch: all of them where there are few sequences, else by an integer program that begins
+ * with the plan and keeps the degrees of its groups. Never worse; as long as the time allows, so two runs need not give the same plan.
+ */
+export async function polishPlan(
+  lengths: readonly number[],
+  plan: SequenceParallelPlan,
+  options: PolishOptions,
+): Promise<SequenceParallelPlan> {
+  const problem = readProblem(lengths, options);
+  const seconds = requireNumber("seconds", options.seconds ?? 5, 0.001);
+  const faults = checkPlan(lengths, plan, options);
+  if (faults.length > 0)
+    throw new LonghaulError(
+      "ERR_INVALID_ARGUMENT",
+      `the plan does not fit the lengths and costs: ${faults[0]}`,
+    );
+  throwIfAborted(options.signal);
+  const { first, partitions } = listPartitions(
+    problem.devices,
+    problem.degrees.map(({ degree }) => degree),
+  );
+  await using solver = new Solver(options.signal);
+  const batches: Group[][] = [];
+  for (const { groups, ms } of plan.microBatches) {
+    const { load, sequences } = loadOfGroups(problem, groups);
+    if (sequences.length <= FEW && first === 0) {
+      const { grouping } = searchExactly(load, partitions, ms);
+      batches.push(
+        grouping === null
+          ? [...groups]
+          : regroup(
+              problem,
+              membersOf(grouping.assignment).map((own) => own.map((k) => sequences[k] as number)),
+              grouping.assignment.degreeOf,
+            ),
+      );
+      continue;
+    }
+    const start = assignmentOf(load, problem, groups, sequences);
+    const asked = groupModel(load, exactBuckets(load), start.degreeOf, { start, choose: false, seconds });
+    const { values, objective } = await solver.solve(asked.model);
+    const better = values.length > 0 && objective < ms;
+    const found = better ? readSolution(asked, values, false) : [];
+    const regrouped = regroup(
+      problem,
+      found.map((group) => group.sequences.map((k) => sequences[k] as number)),
+      found.map(({ degree }) => degree),
+    );
+    batches.push(better && slowest(regrouped) < ms ? regrouped : [...groups]);
+  }
+  return assemblePlan(problem, batches);
+}
+
+/**
+ * FlexSP's own way, for comparison: bucketed lengths, an integer program over all candidate groups with a time limit, and concrete
+ * sequences for the buckets' afterwards. Takes the fewest micro-batches. ERR_UNSUPPORTED when no solution is found in time.
+ */
+export async function planFlexsp(
+  lengths: readonly number[],
+  options: FlexspOptions,
+): Promise<SequenceParallelPlan> {
+  const problem = readProblem(lengths, options);
+  const seconds = requireNumber("seconds", options.seconds ?? 5, 0.001);
+  const count = requireInteger("buckets", options.buckets ?? 16, 1);
+  throwIfAborted(options.signal);
+  const sorted = problem.order.map((index) => lengths[index] as number);
+  const begins = cutIntoRuns(sorted, fewestMicroBatches(problem, sorted));
+  await using solver = new Solver(options.signal);
+  const batches: Group[][] = [];
+  for (const sequences of runs(problem.order, begins)) {
+    const load = loadOf(
+      sequences.map((index) => lengths[index] as number),
+      problem.degrees,
+      problem.costs.compute.msPerGroup,
+      problem.devices,
+    );
+    const buckets = flexspBuckets(load, count);
+    const start = uniformStart(load, buckets);
+    const asked = groupModel(load, buckets, allCandidates(load), {
+      ...(start === undefined ? {} : { start }),
+      choose: true,
+      seconds,
+    });
+    const { values, status, objective } = await solver.solve(asked.model);
+    if (values.length === 0 || !Number.isFinite(objective)) {
+      throw new LonghaulError(
+        "ERR_UNSUPPORTED",
+        `the integer program of ${sequences.length} sequences found no grouping (${status}); give it more than ${seconds} s, or more buckets than ${count}`,
+      );
+    }
+    const found = readSolution(asked, values, true);
+    batches.push(
+      regroup(
+        problem,
+        found.map((group) => group.sequences.map((k) => sequences[k] as number)),
+        found.map(({ degree }) => degree),
+      ),
+    );
+  }
+  return assemblePlan(problem, batches);
+}
+
+/** Groups, the largest first, of these sequences. */
+function regroup(
+  problem: Problem,
+  sequences: readonly (readonly number[])[],
+  degreeOf: ArrayLike<number>,
+): Group[] {
+  const order = sequences
+    .map((_, g) => g)
+    .sort((a, b) => (degreeOf[b] as number) - (degreeOf[a] as number) || a - b);
+  let firstDevice = 0;
+  return order.map((g) => {
+    const degree = problem.degrees[degreeOf[g] as number] as Degree;
+    const group = describeGroup(problem, degree, firstDevice, sequences[g] as number[]);
+    firstDevice += degree.degree;
+    return group;
+  });
+}
+
+const slowest = (groups: readonly Group[]) => Math.max(...groups.map(({ ms }) => ms));
+
+function loadOfGroups(problem: Problem, groups: readonly Group[]): { load: Load; sequences: number[] } {
+  const { lengths, degrees, costs, devices } = problem;
+  const sequences = groups
+    .flatMap((group) => group.sequences)
+    .sort((a, b) => (lengths[b] as number) - (lengths[a] as number) || a - b);
+  const tokens = sequences.map((index) => lengths[index] as number);
+  return { load: loadOf(tokens, degrees, costs.compute.msPerGroup, devices), sequences };
+}
+
+function assignmentOf(
+  load: Load,
+  { degrees }: Problem,
+  groups: readonly Group[],
+  sequences: readonly number[],
+): Assignment {
+  const degreeOf = Int32Array.from(groups, (group) =>
+    degrees.findIndex(({ degree }) => degree === group.degree),
+  );
+  const assignment = new Assignment(load, degreeOf);
+  const at = new Map(sequences.map((index, k) => [index, k]));
+  groups.forEach((group, g) => {
+    for (const index of group.sequences) assignment.put(at.get(index) as number, g);
+  });
+  return assignment;
+}
+
+function membersOf({ groupOf, degreeOf }: Assignment): number[][] {
+  return Array.from(degreeOf, (_, g) => Array.from(groupOf.keys()).filter((k) => groupOf[k] === g));
+}
+
+/** The fastest with groups of one degree, when lengths count as their buckets': what the published solver starts from. */
+function uniformStart(load: Load, buckets: readonly { tokens: number; sequences: readonly number[] }[]) {
+  const { degrees, devices, fixed } = load;
+  const tokens = new Float64Array(load.lengths.length);
+  for (const bucket of buckets) for (const k of bucket.sequences) tokens[k] = bucket.tokens;
+  const counted = loadOf(tokens, degrees, fixed, devices);
+  let best: Assignment | undefined;
+  degrees.forEach(({ degree }, c) => {
+    if (devices % degree !== 0) return;
+    const assignment = assignLongestFirst(counted, new Int32Array(devices / degree).fill(c));
+    if (assignment !== null && (best === undefined || assignment.makespan() < best.makespan()))
+      best = assignment;
+  });
+  return best;
+}
