@@ -16,4 +16,6 @@ export default defineConfig([
     dts: true,
   },
   { ...common, entry: { cli: "lib/cli/main.ts" }, format: "esm", dts: false },
+  // Run by both in a worker thread, which takes a file.
+  { ...common, entry: { "solver-worker": "lib/planner/solver-worker.mjs" }, format: "esm", dts: false },
 ]);

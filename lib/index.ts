@@ -39,6 +39,7 @@ export {
   type Policy,
 } from "./memory.js";
 export { type Certificate, type CertifyOptions, certifyPlan, planLowerBound } from "./planner/certificate.js";
+export { planChart } from "./planner/chart.js";
 export { checkPlan } from "./planner/check.js";
 export {
   ATTENTION_KINDS,
@@ -49,6 +50,9 @@ export {
   parseCosts,
   type SequenceParallelCosts,
 } from "./planner/costs.js";
+export { type ComputeSample, fitBandwidth, fitComputeCosts, fitTokensPerDevice } from "./planner/fit.js";
+export { type LengthsOptions, parseLengths } from "./planner/lengths-file.js";
+export { type PageFacts, planPage } from "./planner/page.js";
 export { planSequenceParallel } from "./planner/plan.js";
 export { type FlexspOptions, type PolishOptions, planFlexsp, polishPlan } from "./planner/polish.js";
 export {

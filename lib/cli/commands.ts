@@ -186,4 +186,57 @@ Example:
     --layers profiled --question "coco sound ?"`,
     load: () => import("./profile.js"),
   },
+  {
+    name: "plan",
+    summary: "Plan which devices share which sequences of a step, by what it costs there",
+    positionals: [
+      {
+        name: "FILE",
+        help: "lengths in tokens, one a line; or JSON lines with a number, token ids or a text each",
+      },
+    ],
+    options: {
+      devices: { type: "string", value: "N", help: "devices of the cluster; every one is used" },
+      costs: {
+        type: "string",
+        value: "FILE|NAME",
+        help: "what a step costs: a file, or FlexSP's constants of gpt-7b (default), gpt-13b or gpt-30b on A100 40 GB",
+      },
+      field: {
+        type: "string",
+        value: "NAME",
+        help: "of JSON lines; default the first of tokens, num_tokens, length, input_ids, text",
+      },
+      "characters-per-token": { type: "string", value: "X", help: "of a field that is a text; default 4" },
+      "min-degree": {
+        type: "string",
+        value: "N",
+        help: "devices of the smallest groups, a power of two; default 1",
+      },
+      "max-degree": {
+        type: "string",
+        value: "N",
+        help: "devices of the largest groups; default as many as there are",
+      },
+      attention: {
+        type: "string",
+        value: "A,B",
+        help: "kinds that groups may use: ulysses, ring, hybrid, all-gather; default all",
+      },
+      "no-certificate": { type: "boolean", help: "leave out the proof of how good the plan is" },
+      polish: { type: "boolean", help: "look for a better plan for --seconds a micro-batch" },
+      method: {
+        type: "string",
+        value: "NAME",
+        help: "search (default), or flexsp: FlexSP's own integer program, for comparison",
+      },
+      seconds: { type: "string", value: "X", help: "time limit of --polish and --method flexsp; default 5" },
+      html: { type: "string", value: "FILE", help: "write the plan as a page too" },
+      ...jsonOption,
+      ...helpOption,
+    },
+    notes: `Example:
+  longhaul plan lengths.txt --devices 64 --html plan.html`,
+    load: () => import("./plan.js"),
+  },
 ];

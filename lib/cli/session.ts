@@ -117,10 +117,10 @@ export function answerLine({ finishReason, usage, timing }: Answer): string {
   return parts.join(", ");
 }
 
-/** The one document of --json: lists of numbers on one line, and no digits beyond what was measured. */
-export function printJson(document: unknown): void {
+/** The one document of --json: lists of numbers on one line, and no digits beyond what was measured unless `exact`. */
+export function printJson(document: unknown, { exact = false } = {}): void {
   const rounded = (_key: string, value: unknown) =>
-    typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(6)) : value;
+    !exact && typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(6)) : value;
   const text = JSON.stringify(document, rounded, 2);
   process.stdout.write(
     `${text.replace(/\[\n[\s\d.,-]+\]/g, (list) => list.replace(/\s+/g, " ").replace("[ ", "[").replace(" ]", "]"))}\n`,

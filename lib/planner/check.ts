@@ -21,7 +21,7 @@ export function checkPlan(
   if (plan.sequences !== lengths.length)
     say(`it is for ${describeValue(plan.sequences)} sequences, not ${lengths.length}`);
 
-  const seen = new Uint8Array(lengths.length);
+  const seen = new Uint32Array(lengths.length);
   for (const [b, batch] of plan.microBatches.entries()) {
     const name = `micro-batch ${b}`;
     if (!isList(batch?.groups) || batch.groups.length === 0) {
