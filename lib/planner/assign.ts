@@ -77,32 +77,41 @@ export class Assignment {
 }
 
 /**
- * Longest first, each to the group that then ends earliest among those with room for it (LPT). Null when a sequence
- * finds no room, or a group none.
+ * Longest first, each to the group that then ends earliest among those with room for it (LPT). Where that leaves a sequence
+ * without room, the same with the group that is then filled least. Null when that does not help, or a group gets no sequence.
  */
 export function assignLongestFirst(load: Load, degreeOf: Int32Array): Assignment | null {
+  if (degreeOf.length > load.lengths.length) return null;
+  const assignment = assignBy(load, degreeOf, "end") ?? assignBy(load, degreeOf, "filling");
+  return assignment !== null && fillEmptyGroups(assignment) ? assignment : null;
+}
+
+function assignBy(load: Load, degreeOf: Int32Array, criterion: "end" | "filling"): Assignment | null {
   const { lengths, weights, degrees } = load;
   const count = lengths.length;
   const groups = degreeOf.length;
-  if (groups > count) return null;
   const assignment = new Assignment(load, degreeOf);
   const { busy, tokens } = assignment;
   for (let k = 0; k < count; k++) {
     const length = lengths[k] as number;
     let best = -1;
-    let bestEnd = Number.POSITIVE_INFINITY;
+    let least = Number.POSITIVE_INFINITY;
     for (let g = 0; g < groups; g++) {
       const c = degreeOf[g] as number;
-      const end = (busy[g] as number) + (weights[c * count + k] as number);
-      if (end < bestEnd && (tokens[g] as number) + length <= (degrees[c] as Degree).capacity) {
+      const { capacity } = degrees[c] as Degree;
+      const held = (tokens[g] as number) + length;
+      if (held > capacity) continue;
+      const value =
+        criterion === "end" ? (busy[g] as number) + (weights[c * count + k] as number) : held / capacity;
+      if (value < least) {
         best = g;
-        bestEnd = end;
+        least = value;
       }
     }
     if (best < 0) return null;
     assignment.put(k, best);
   }
-  return fillEmptyGroups(assignment) ? assignment : null;
+  return assignment;
 }
 
 /** Every rank takes part in the collectives of a step: a group without a sequence gets the shortest one there is. */
