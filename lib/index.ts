@@ -41,6 +41,7 @@ export {
 export { type Certificate, type CertifyOptions, certifyPlan, planLowerBound } from "./planner/certificate.js";
 export { planChart } from "./planner/chart.js";
 export { checkPlan } from "./planner/check.js";
+export { type Cluster, clusterBandwidths, type SimulatedStep, simulateStep } from "./planner/cluster.js";
 export {
   ATTENTION_KINDS,
   type AttentionKind,
