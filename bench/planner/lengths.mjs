@@ -1,5 +1,5 @@
 // Batches of sequence lengths like those of a corpus of which only quantiles are at hand.
-import { seededRandom } from "./random.mjs";
+import { seededRandom } from "../../examples/demo/dialogue.mjs";
 
 /**
  * Wikipedia, 1,000,000 texts in tokens: the share of texts at least so long, and the length. Beside the mean of 1014 these are all
@@ -34,11 +34,11 @@ export function lengthAt(share, { quantiles }) {
  * the others are padded to a multiple of two a device.
  */
 export function drawBatch(distribution, { seed, count, limit, devices }) {
-  const random = seededRandom(seed);
+  const { next } = seededRandom(seed);
   const unit = 2 * devices;
   const lengths = [];
   while (lengths.length < count) {
-    const length = lengthAt(1 - random(), distribution);
+    const length = lengthAt(1 - next(), distribution);
     if (length <= limit - unit) lengths.push(Math.ceil(length / unit) * unit);
   }
   return lengths;

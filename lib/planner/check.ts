@@ -80,6 +80,8 @@ export function checkPlan(
     if (impossible !== null) return void say(`${name}: ${impossible}`);
     const { msPerTokenSquared: a1, msPerToken: a2, msPerGroup } = costs.compute;
     const communication = communicationMs(group, costs);
+    if (!Number.isFinite(communication))
+      return void say(`${name}: the costs hold no rate of ${group.attention} for degree ${degree}`);
     const ms = sum(own, (s) => (a1 * s * s + a2 * s) / degree + communication * s) + msPerGroup;
     sameNumber(group.ms, ms, `${name}: ms`);
     const allTokens = sum(lengths, (length) => length);

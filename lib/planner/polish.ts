@@ -8,7 +8,7 @@ import { searchExactly } from "./exact.js";
 import { allCandidates, exactBuckets, flexspBuckets, groupModel, readSolution } from "./flexsp-model.js";
 import { type Problem, readProblem } from "./options.js";
 import { listPartitions } from "./partitions.js";
-import { assemblePlan, describeGroup, fewestMicroBatches, type Group } from "./plan.js";
+import { assemblePlan, describeGroup, describeGroups, fewestMicroBatches, type Group } from "./plan.js";
 import { Solver } from "./solver.js";
 import type { PlanOptions, SequenceParallelPlan } from "./types.js";
 
@@ -54,28 +54,14 @@ export async function polishPlan(
     const { load, sequences } = loadOfGroups(problem, groups);
     if (sequences.length <= FEW && first === 0) {
       const { grouping } = searchExactly(load, partitions, ms);
-      batches.push(
-        grouping === null
-          ? [...groups]
-          : regroup(
-              problem,
-              membersOf(grouping.assignment).map((own) => own.map((k) => sequences[k] as number)),
-              grouping.assignment.degreeOf,
-            ),
-      );
+      batches.push(grouping === null ? [...groups] : describeGroups(problem, sequences, grouping.assignment));
       continue;
     }
     const start = assignmentOf(load, problem, groups, sequences);
     const asked = groupModel(load, exactBuckets(load), start.degreeOf, { start, choose: false, seconds });
-    const { values, objective } = await solver.solve(asked.model);
-    const better = values.length > 0 && objective < ms;
-    const found = better ? readSolution(asked, values, false) : [];
-    const regrouped = regroup(
-      problem,
-      found.map((group) => group.sequences.map((k) => sequences[k] as number)),
-      found.map(({ degree }) => degree),
-    );
-    batches.push(better && slowest(regrouped) < ms ? regrouped : [...groups]);
+    const { values } = await solver.solve(asked.model);
+    const found = groupsOf(problem, sequences, readSolution(asked, values, false));
+    batches.push(found !== null && slowest(found) < ms ? found : [...groups]);
   }
   return assemblePlan(problem, batches);
 }
@@ -110,41 +96,36 @@ export async function planFlexsp(
       choose: true,
       seconds,
     });
-    const { values, status, objective } = await solver.solve(asked.model);
-    if (values.length === 0 || !Number.isFinite(objective)) {
+    const { values, status } = await solver.solve(asked.model);
+    const found = groupsOf(problem, sequences, readSolution(asked, values, true));
+    if (found === null) {
       throw new LonghaulError(
         "ERR_UNSUPPORTED",
         `the integer program of ${sequences.length} sequences found no grouping (${status}); give it more than ${seconds} s, or more buckets than ${count}`,
       );
     }
-    const found = readSolution(asked, values, true);
-    batches.push(
-      regroup(
-        problem,
-        found.map((group) => group.sequences.map((k) => sequences[k] as number)),
-        found.map(({ degree }) => degree),
-      ),
-    );
+    batches.push(found);
   }
   return assemblePlan(problem, batches);
 }
 
-/** Groups, the largest first, of these sequences. */
-function regroup(
+/** Groups, the largest first, of a micro-batch with `sequences`; null when they are not all there. */
+function groupsOf(
   problem: Problem,
-  sequences: readonly (readonly number[])[],
-  degreeOf: ArrayLike<number>,
-): Group[] {
-  const order = sequences
-    .map((_, g) => g)
-    .sort((a, b) => (degreeOf[b] as number) - (degreeOf[a] as number) || a - b);
+  sequences: readonly number[],
+  groups: readonly { readonly degree: number; readonly sequences: readonly number[] }[],
+): Group[] | null {
+  if (groups.reduce((sum, group) => sum + group.sequences.length, 0) !== sequences.length) return null;
   let firstDevice = 0;
-  return order.map((g) => {
-    const degree = problem.degrees[degreeOf[g] as number] as Degree;
-    const group = describeGroup(problem, degree, firstDevice, sequences[g] as number[]);
-    firstDevice += degree.degree;
-    return group;
-  });
+  return [...groups]
+    .sort((a, b) => b.degree - a.degree)
+    .map((group) => {
+      const degree = problem.degrees[group.degree] as Degree;
+      const own = group.sequences.map((k) => sequences[k] as number);
+      const described = describeGroup(problem, degree, firstDevice, own);
+      firstDevice += degree.degree;
+      return described;
+    });
 }
 
 const slowest = (groups: readonly Group[]) => Math.max(...groups.map(({ ms }) => ms));
@@ -173,10 +154,6 @@ function assignmentOf(
     for (const index of group.sequences) assignment.put(at.get(index) as number, g);
   });
   return assignment;
-}
-
-function membersOf({ groupOf, degreeOf }: Assignment): number[][] {
-  return Array.from(degreeOf, (_, g) => Array.from(groupOf.keys()).filter((k) => groupOf[k] === g));
 }
 
 /** The fastest with groups of one degree, when lengths count as their buckets': what the published solver starts from. */

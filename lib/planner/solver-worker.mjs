@@ -38,7 +38,6 @@ function solve({ columns, rows, matrix, integer, start, seconds }) {
       return {
         status: names.get(status) ?? `status ${status}`,
         objective: model.getObjectiveValue(),
-        bound: integer === undefined ? model.getObjectiveValue() : model.getInfoValue("mip_dual_bound").value,
         values: colValue,
         rowDuals: rowDual,
       };

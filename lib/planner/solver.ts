@@ -18,8 +18,7 @@ export interface LinearSolution {
   /** "optimal", "infeasible", "time limit", or another end in HiGHS's numbers. */
   readonly status: string;
   readonly objective: number;
-  /** Proven lower bound of the objective. */
-  readonly bound: number;
+  /** Of the columns; all 0 when no solution was found in time. */
   readonly values: Float64Array;
   readonly rowDuals: Float64Array;
 }
