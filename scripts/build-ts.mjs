@@ -3,7 +3,12 @@ import { existsSync, readdirSync, rmSync, statSync } from "node:fs";
 import path from "node:path";
 import { root, runTool } from "./shared.mjs";
 
-const OUTPUTS = ["index.mjs", "index.cjs", "index.d.mts", "index.d.cts", "cli.mjs", "solver-worker.mjs"];
+const ENTRIES = ["index", "openai", "express", "fastify"];
+const OUTPUTS = [
+  ...ENTRIES.flatMap((entry) => ["mjs", "cjs", "d.mts", "d.cts"].map((ending) => `${entry}.${ending}`)),
+  "cli.mjs",
+  "solver-worker.mjs",
+];
 const INPUTS = ["lib", "tsdown.config.ts", "tsconfig.json", "package.json", "package-lock.json"];
 
 const modified = (file) => statSync(file).mtimeMs;
