@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "core/backend.h"
+#include "core/expert_ops.h"
 #include "core/status.h"
 #include "core/tensor.h"
 
@@ -251,6 +252,15 @@ struct Ops {
   Status (*select)(Stream&, const SelectArgs&, Workspace);
   Status (*compact)(Stream&, const CompactArgs&);
   Status (*sample)(Stream&, const SampleArgs&, Workspace);
+  // core/expert_ops.h
+  Status (*route)(Stream&, const RouteArgs&);
+  Status (*expert_shrink)(Stream&, const ExpertShrinkArgs&, Workspace);
+  Status (*expert_expand)(Stream&, const ExpertExpandArgs&, Workspace);
+  Status (*add_weighted_rows)(Stream&, const AddWeightedRowsArgs&);
+  Status (*router_loss)(Stream&, const RouterLossArgs&, Workspace);
+  Status (*route_backward)(Stream&, const RouteBackwardArgs&);
+  Status (*expert_backward)(Stream&, const ExpertBackwardArgs&, Workspace);
+  Status (*linear_backward)(Stream&, const LinearBackwardArgs&);
 
   // Bytes of scratch memory, monotone in every extent, so that a bound for the largest call serves all.
   // They look at shapes and dtypes only, never at data or views.
@@ -260,6 +270,10 @@ struct Ops {
   size_t (*key_diversity_workspace)(const KeyDiversityArgs&);
   size_t (*select_workspace)(const SelectArgs&);
   size_t (*sample_workspace)(const SampleArgs&);
+  size_t (*expert_shrink_workspace)(const ExpertShrinkArgs&);
+  size_t (*expert_expand_workspace)(const ExpertExpandArgs&);
+  size_t (*router_loss_workspace)(const RouterLossArgs&);
+  size_t (*expert_backward_workspace)(const ExpertBackwardArgs&);
 };
 
 // Argument checks, one per op, the same for all backends: kInvalidArgument names the field.
@@ -279,6 +293,14 @@ Status check(const KeyDiversityArgs&);
 Status check(const SelectArgs&);
 Status check(const CompactArgs&);
 Status check(const SampleArgs&);
+Status check(const RouteArgs&);
+Status check(const ExpertShrinkArgs&);
+Status check(const ExpertExpandArgs&);
+Status check(const AddWeightedRowsArgs&);
+Status check(const RouterLossArgs&);
+Status check(const RouteBackwardArgs&);
+Status check(const ExpertBackwardArgs&);
+Status check(const LinearBackwardArgs&);
 
 // Checks the arguments, then calls the backend's entry; kUnsupported when it has none.
 Status run(Backend&, Stream&, const EmbedArgs&);
@@ -297,5 +319,13 @@ Status run(Backend&, Stream&, const KeyDiversityArgs&, Workspace);
 Status run(Backend&, Stream&, const SelectArgs&, Workspace);
 Status run(Backend&, Stream&, const CompactArgs&);
 Status run(Backend&, Stream&, const SampleArgs&, Workspace);
+Status run(Backend&, Stream&, const RouteArgs&);
+Status run(Backend&, Stream&, const ExpertShrinkArgs&, Workspace);
+Status run(Backend&, Stream&, const ExpertExpandArgs&, Workspace);
+Status run(Backend&, Stream&, const AddWeightedRowsArgs&);
+Status run(Backend&, Stream&, const RouterLossArgs&, Workspace);
+Status run(Backend&, Stream&, const RouteBackwardArgs&);
+Status run(Backend&, Stream&, const ExpertBackwardArgs&, Workspace);
+Status run(Backend&, Stream&, const LinearBackwardArgs&);
 
 }  // namespace longhaul

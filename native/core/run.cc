@@ -79,5 +79,29 @@ Status run(Backend& b, Stream& s, const CompactArgs& a) {
 Status run(Backend& b, Stream& s, const SampleArgs& a, Workspace w) {
   return call(b, s, "sample", b.ops().sample, b.ops().sample_workspace, a, w);
 }
+Status run(Backend& b, Stream& s, const RouteArgs& a) {
+  return call(b, s, "route", b.ops().route, a);
+}
+Status run(Backend& b, Stream& s, const ExpertShrinkArgs& a, Workspace w) {
+  return call(b, s, "expert_shrink", b.ops().expert_shrink, b.ops().expert_shrink_workspace, a, w);
+}
+Status run(Backend& b, Stream& s, const ExpertExpandArgs& a, Workspace w) {
+  return call(b, s, "expert_expand", b.ops().expert_expand, b.ops().expert_expand_workspace, a, w);
+}
+Status run(Backend& b, Stream& s, const AddWeightedRowsArgs& a) {
+  return call(b, s, "add_weighted_rows", b.ops().add_weighted_rows, a);
+}
+Status run(Backend& b, Stream& s, const RouterLossArgs& a, Workspace w) {
+  return call(b, s, "router_loss", b.ops().router_loss, b.ops().router_loss_workspace, a, w);
+}
+Status run(Backend& b, Stream& s, const RouteBackwardArgs& a) {
+  return call(b, s, "route_backward", b.ops().route_backward, a);
+}
+Status run(Backend& b, Stream& s, const ExpertBackwardArgs& a, Workspace w) {
+  return call(b, s, "expert_backward", b.ops().expert_backward, b.ops().expert_backward_workspace, a, w);
+}
+Status run(Backend& b, Stream& s, const LinearBackwardArgs& a) {
+  return call(b, s, "linear_backward", b.ops().linear_backward, a);
+}
 
 }  // namespace longhaul

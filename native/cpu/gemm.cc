@@ -4,59 +4,9 @@
 #include "cpu/backend.h"
 #include "cpu/ops.h"
 #include "cpu/pack.h"
+#include "cpu/product.h"
 
 namespace longhaul::cpu {
-namespace {
-
-// Largest task: sums of kTaskGroups groups of rows x kTaskPanels panels lie in a slot's scratch memory.
-constexpr int64_t kTaskGroups = 8;
-constexpr int64_t kTaskPanels = 16;
-// Bytes of one panel that stay in the first-level cache while the groups of a task take turns on them.
-constexpr int64_t kBlockBytes = 16 * 1024;
-// Tasks for each thread: enough that one which loses its core is made up for by the others.
-constexpr int64_t kTasksPerThread = 4;
-// Multiply-adds below which waking other threads costs more than they save.
-constexpr int64_t kWorthThreads = int64_t{1} << 18;
-// The largest row_group of any instruction set: what gemm_workspace must assume.
-constexpr int64_t kMaxRowGroup = 14;
-
-int64_t ceil_div(int64_t value, int64_t divisor) {
-  return (value + divisor - 1) / divisor;
-}
-
-static_assert(kTaskGroups * kMaxRowGroup * kTaskPanels * kPanel * sizeof(float) <= CpuStream::kScratchBytes);
-
-// How x is interleaved and the product computed for one dtype of weights.
-struct Plan {
-  void (*pack)(const PackRows&);
-  void (*multiply)(const GemmBlock&);
-  int64_t x_bytes;  // of one value of K of one row, packed
-};
-
-Plan plan_for(const DenseKernels& kernels, DType weights) {
-  switch (weights) {
-    case DType::kBf16:
-      if (kernels.bf16_pairs) return {kernels.pack_pairs, kernels.gemm_bf16, 2};
-      return {kernels.pack_f32, kernels.gemm_bf16, 4};
-    case DType::kF16:
-      return {kernels.pack_f32, kernels.gemm_f16, 4};
-    default:
-      return {kernels.pack_f32, kernels.gemm_f32, 4};
-  }
-}
-
-// Tasks over threads, or all here when there is little to do.
-template <class Body>
-void for_tasks(CpuStream& stream, bool parallel, int64_t tasks, Body&& body) {
-  if (parallel) {
-    stream.parallel_for(tasks, body);
-  } else {
-    for (int64_t task = 0; task < tasks; ++task) body(task, 0);
-  }
-}
-
-}  // namespace
-
 size_t gemm_workspace(const GemmArgs& args) {
   const int64_t depth = ceil_div(args.x.shape[1], 2) * 2;
   return static_cast<size_t>(args.x.shape[0] * depth) * sizeof(float);
@@ -66,7 +16,7 @@ Status gemm(Stream& base, const GemmArgs& args, Workspace workspace) {
   CpuStream& stream = cpu_stream(base);
   const DenseKernels& kernels = *stream.kernels().dense;
   const PackedLayout layout = layout_of(*args.weight);
-  const Plan plan = plan_for(kernels, layout.dtype);
+  const ProductPlan plan = plan_for(kernels, layout.dtype);
   const int64_t rows = args.x.shape[0];
   const int64_t depth = layout.depth();
   if (rows == 0 || layout.rows == 0) return {};
@@ -113,26 +63,13 @@ Status gemm(Stream& base, const GemmArgs& args, Workspace workspace) {
     block.w_panel = panel_bytes;
     block.acc = static_cast<float*>(stream.scratch(slot));
     block.acc_stride = task_panels * kPanel;
+    block.x_group = x_group;
     block.panels = static_cast<int>(std::min(task_panels, panels - first_panel));
     for (int64_t k = 0; k < depth; k += block_depth) {
       block.w = packed_w + first_panel * panel_bytes + k * kPanel * element;
       block.depth = std::min(block_depth, depth - k);
       block.first = k == 0;
-      // Within a group K is the outer dimension, so a group of r rows begins r values on for every k.
-      const int64_t full = row_count / group_rows;
-      if (full > 0) {
-        block.x = packed_x + first_group * x_group + k * group_rows * plan.x_bytes;
-        block.x_group = x_group;
-        block.rows = static_cast<int>(full * group_rows);
-        plan.multiply(block);
-      }
-      if (const int64_t rest = row_count % group_rows; rest != 0) {
-        GemmBlock tail = block;
-        tail.x = packed_x + (first_group + full) * x_group + k * rest * plan.x_bytes;
-        tail.acc = block.acc + full * group_rows * block.acc_stride;
-        tail.rows = static_cast<int>(rest);
-        plan.multiply(tail);
-      }
+      multiply_rows(plan, block, packed_x + first_group * x_group, row_count, group_rows, k);
     }
     const int64_t column = first_panel * kPanel;
     const int64_t columns = std::min<int64_t>(block.panels * kPanel, layout.rows - column);

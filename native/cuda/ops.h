@@ -22,6 +22,14 @@ Status key_diversity(Stream&, const KeyDiversityArgs&, Workspace);
 Status select(Stream&, const SelectArgs&, Workspace);
 Status compact(Stream&, const CompactArgs&);
 Status sample(Stream&, const SampleArgs&, Workspace);
+Status route(Stream&, const RouteArgs&);
+Status expert_shrink(Stream&, const ExpertShrinkArgs&, Workspace);
+Status expert_expand(Stream&, const ExpertExpandArgs&, Workspace);
+Status add_weighted_rows(Stream&, const AddWeightedRowsArgs&);
+Status router_loss(Stream&, const RouterLossArgs&, Workspace);
+Status route_backward(Stream&, const RouteBackwardArgs&);
+Status expert_backward(Stream&, const ExpertBackwardArgs&, Workspace);
+Status linear_backward(Stream&, const LinearBackwardArgs&);
 
 size_t gemm_workspace(const GemmArgs&);
 size_t attention_workspace(const AttentionArgs&);
@@ -29,6 +37,10 @@ size_t score_keys_workspace(const ScoreKeysArgs&);
 size_t key_diversity_workspace(const KeyDiversityArgs&);
 size_t select_workspace(const SelectArgs&);
 size_t sample_workspace(const SampleArgs&);
+size_t expert_shrink_workspace(const ExpertShrinkArgs&);
+size_t expert_expand_workspace(const ExpertExpandArgs&);
+size_t router_loss_workspace(const RouterLossArgs&);
+size_t expert_backward_workspace(const ExpertBackwardArgs&);
 
 // The table of these launchers.
 extern const Ops kOps;

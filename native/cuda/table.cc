@@ -19,6 +19,7 @@ const Ops kOps = {
     .select = select,
     .compact = compact,
     .sample = sample,
+    .route = route,
     .gemm_workspace = gemm_workspace,
     .attention_workspace = attention_workspace,
     .score_keys_workspace = score_keys_workspace,

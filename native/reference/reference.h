@@ -22,5 +22,13 @@ Status key_diversity(Stream&, const KeyDiversityArgs&, Workspace);
 Status select(Stream&, const SelectArgs&, Workspace);
 Status compact(Stream&, const CompactArgs&);
 Status sample(Stream&, const SampleArgs&, Workspace);
+Status route(Stream&, const RouteArgs&);
+Status expert_shrink(Stream&, const ExpertShrinkArgs&, Workspace);
+Status expert_expand(Stream&, const ExpertExpandArgs&, Workspace);
+Status add_weighted_rows(Stream&, const AddWeightedRowsArgs&);
+Status router_loss(Stream&, const RouterLossArgs&, Workspace);
+Status route_backward(Stream&, const RouteBackwardArgs&);
+Status expert_backward(Stream&, const ExpertBackwardArgs&, Workspace);
+Status linear_backward(Stream&, const LinearBackwardArgs&);
 
 }  // namespace longhaul::reference

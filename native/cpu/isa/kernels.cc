@@ -4,6 +4,6 @@
 
 namespace longhaul::LONGHAUL_ISA_NAMESPACE {
 
-const cpu::Kernels kernels = {&dense_kernels, &attention_kernels};
+const cpu::Kernels kernels = {&dense_kernels, &attention_kernels, &expert_kernels};
 
 }  // namespace longhaul::LONGHAUL_ISA_NAMESPACE

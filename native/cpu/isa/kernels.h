@@ -6,12 +6,14 @@
 
 #include "cpu/isa/attention_kernels.h"
 #include "cpu/isa/dense_kernels.h"
+#include "cpu/isa/expert_kernels.h"
 
 namespace longhaul::cpu {
 
 struct Kernels {
   const DenseKernels* dense;
   const AttentionKernels* attention;
+  const ExpertKernels* experts;
 };
 
 }  // namespace longhaul::cpu
@@ -20,6 +22,7 @@ struct Kernels {
   namespace longhaul::isa_##isa {                                     \
     extern const ::longhaul::cpu::DenseKernels dense_kernels;         \
     extern const ::longhaul::cpu::AttentionKernels attention_kernels; \
+    extern const ::longhaul::cpu::ExpertKernels expert_kernels;       \
     extern const ::longhaul::cpu::Kernels kernels;                    \
   }
 
