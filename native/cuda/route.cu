@@ -1,5 +1,6 @@
 // route: gate logits and the weights made of them, without leaving the block.
 #include "cuda/element.cuh"
+#include "cuda/experts.h"
 #include "cuda/ops.h"
 #include "cuda/routing.cuh"
 #include "cuda/stream.h"
@@ -15,7 +16,7 @@ struct RouteParams {
   float* entropy;  // this and the next two may be null
   unsigned char* mask;
   float* logits;
-  int64_t x_stride, weights_stride;
+  int64_t x_stride, weights_stride, entropy_stride, logits_stride;
   int rows, experts, cols;
   bool x_aligned;
   RouterSettings router;
@@ -42,18 +43,16 @@ __global__ void __launch_bounds__(kRouterThreads) route_rows(const RouteParams<X
     if (e >= p.experts) continue;
     p.weights[row * p.weights_stride + e] = static_cast<float>(routed[i].weight);
     if (p.mask != nullptr) p.mask[row * p.experts + e] = routed[i].kept;
-    if (p.logits != nullptr) p.logits[row * p.experts + e] = storage.logits[warp][e];
+    if (p.logits != nullptr) p.logits[row * p.logits_stride + e] = storage.logits[warp][e];
   }
-  if (lane == 0 && p.entropy != nullptr) p.entropy[row] = static_cast<float>(entropy);
+  if (lane == 0 && p.entropy != nullptr) p.entropy[row * p.entropy_stride] = static_cast<float>(entropy);
 }
 
 }  // namespace
 
-Status route(Stream& stream, const RouteArgs& a) {
-  CudaStream& cuda = cuda_stream(stream);
+cudaError_t launch_route(const RouteArgs& a, cudaStream_t stream) {
   const int64_t rows = a.x.shape[0];
-  if (rows == 0) return {};
-  const cudaError_t error = visit_activation(a.x.dtype, [&](auto element) {
+  return visit_activation(a.x.dtype, [&](auto element) {
     using X = typename decltype(element)::Type;
     const RouteParams<X> params{a.x.as<X>(),
                                 a.gate.as<float>(),
@@ -63,6 +62,8 @@ Status route(Stream& stream, const RouteArgs& a) {
                                 a.logits.as<float>(),
                                 a.x.stride[0],
                                 a.weights.stride[0],
+                                a.entropy.stride[0],
+                                a.logits.stride[0],
                                 static_cast<int>(rows),
                                 static_cast<int>(a.gate.shape[0]),
                                 static_cast<int>(a.x.shape[1]),
@@ -70,12 +71,17 @@ Status route(Stream& stream, const RouteArgs& a) {
                                 a.router};
     // One row or four: rows do not see each other, so a row's bits are the same in both.
     if (rows == 1)
-      return launch(route_rows<X, 1>, grid_of(1), dim3(kRouterThreads), sizeof(RouterStorage<1>), cuda.handle(),
+      return launch(route_rows<X, 1>, grid_of(1), dim3(kRouterThreads), sizeof(RouterStorage<1>), stream,
                     params);
     return launch(route_rows<X, 4>, grid_of(divide_up(rows, 4)), dim3(kRouterThreads), sizeof(RouterStorage<4>),
-                  cuda.handle(), params);
+                  stream, params);
   });
-  return cuda.launched(error, "route");
+}
+
+Status route(Stream& stream, const RouteArgs& a) {
+  if (a.x.shape[0] == 0) return {};
+  CudaStream& cuda = cuda_stream(stream);
+  return cuda.launched(launch_route(a, cuda.handle()), "route");
 }
 
 }  // namespace longhaul::cuda

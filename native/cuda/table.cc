@@ -20,12 +20,17 @@ const Ops kOps = {
     .compact = compact,
     .sample = sample,
     .route = route,
+    .expert_shrink = expert_shrink,
+    .expert_expand = expert_expand,
+    .add_weighted_rows = add_weighted_rows,
     .gemm_workspace = gemm_workspace,
     .attention_workspace = attention_workspace,
     .score_keys_workspace = score_keys_workspace,
     .key_diversity_workspace = key_diversity_workspace,
     .select_workspace = select_workspace,
     .sample_workspace = sample_workspace,
+    .expert_shrink_workspace = expert_shrink_workspace,
+    .expert_expand_workspace = expert_expand_workspace,
 };
 
 }  // namespace longhaul::cuda
