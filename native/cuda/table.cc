@@ -23,6 +23,10 @@ const Ops kOps = {
     .expert_shrink = expert_shrink,
     .expert_expand = expert_expand,
     .add_weighted_rows = add_weighted_rows,
+    .router_loss = router_loss,
+    .route_backward = route_backward,
+    .expert_backward = expert_backward,
+    .linear_backward = linear_backward,
     .gemm_workspace = gemm_workspace,
     .attention_workspace = attention_workspace,
     .score_keys_workspace = score_keys_workspace,
@@ -31,6 +35,8 @@ const Ops kOps = {
     .sample_workspace = sample_workspace,
     .expert_shrink_workspace = expert_shrink_workspace,
     .expert_expand_workspace = expert_expand_workspace,
+    .router_loss_workspace = router_loss_workspace,
+    .expert_backward_workspace = expert_backward_workspace,
 };
 
 }  // namespace longhaul::cuda

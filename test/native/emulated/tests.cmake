@@ -6,7 +6,7 @@ if(LONGHAUL_SANITIZE OR LONGHAUL_EMULATOR_RACE)
   set(LONGHAUL_SCHEDULES random:7)
 endif()
 # These ops have one kernel for all GPUs: as sm_90 they would only be the same again.
-set(LONGHAUL_SAME_AS_SM80 "*Sampling*sm90:*Selection*sm90:*Cache*sm90:*Routing*sm90")
+set(LONGHAUL_SAME_AS_SM80 "*Sampling*sm90:*Selection*sm90:*Cache*sm90:*Routing*sm90:*Gradients*sm90")
 add_custom_target(emulated_tests)
 
 # NAME SOURCES files LINK libraries: a GoogleTest program with the emulator, run in every schedule, or in those given.
