@@ -6,6 +6,9 @@ import type { Report } from "./report.js";
 /** The kinds that the golden program runs, of `layer_budgets` the profiles. */
 export const NATIVE_KINDS = [
   "attention",
+  "dynmole_aux",
+  "dynmole_layer",
+  "dynmole_router",
   "epicache",
   "epicache_multi_turn",
   "layer_budgets",

@@ -22,6 +22,9 @@ struct Kind {
   RunCase run;
 };
 constexpr Kind kKinds[] = {{"attention", run_attention},
+                           {"dynmole_aux", run_dynmole_aux},
+                           {"dynmole_layer", run_dynmole_layer},
+                           {"dynmole_router", run_dynmole_router},
                            {"epicache", run_epicache},
                            {"epicache_multi_turn", run_epicache_multi_turn},
                            {"layer_budgets", run_layer_budgets},
