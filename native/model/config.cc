@@ -1,9 +1,10 @@
 #include "model/config.h"
 
 #include <cmath>
-#include <cstdio>
 #include <numbers>
 #include <utility>
+
+#include "files/json_section.h"
 
 namespace longhaul {
 namespace {
@@ -20,87 +21,7 @@ constexpr struct {
     {Architecture::kQwen3, "Qwen3ForCausalLM"},
 };
 
-// The value as it stands in the file, as far as a message needs it.
-std::string shown(const Json& json) {
-  if (const std::string* text = json.as_string()) return quote_for_message(*text);
-  if (const std::optional<int64_t> integer = json.as_int64()) return std::to_string(*integer);
-  if (const std::optional<double> number = json.as_double()) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%g", *number);
-    return text;
-  }
-  if (const std::optional<bool> flag = json.as_bool()) return *flag ? "true" : "false";
-  return json.kind_name();
-}
-
-// One object of the file. A member that is null counts as absent: transformers writes None for "not set".
-class Section {
- public:
-  Section(const Json* json, std::string source, std::string prefix = "")
-      : json_(json), source_(std::move(source)), prefix_(std::move(prefix)) {}
-
-  const Json* find(std::string_view key) const {
-    const Json* value = json_ ? json_->find(key) : nullptr;
-    return value && !value->is_null() ? value : nullptr;
-  }
-  bool has(std::string_view key) const { return find(key) != nullptr; }
-
-  Result<int64_t> integer(std::string_view key, int64_t least, int64_t most,
-                          std::optional<int64_t> otherwise = std::nullopt) const {
-    const Json* value = find(key);
-    if (!value) return otherwise ? Result<int64_t>(*otherwise) : Result<int64_t>(missing(key));
-    const std::optional<int64_t> integer = value->as_int64();
-    if (!integer || *integer < least || *integer > most) {
-      return wrong(key, *value,
-                   "expected a whole number from " + std::to_string(least) + " to " + std::to_string(most));
-    }
-    return *integer;
-  }
-
-  Result<double> positive(std::string_view key, std::optional<double> otherwise = std::nullopt) const {
-    const Json* value = find(key);
-    if (!value) return otherwise ? Result<double>(*otherwise) : Result<double>(missing(key));
-    const std::optional<double> number = value->as_double();
-    if (!number || !(*number > 0)) return wrong(key, *value, "expected a positive number");
-    return *number;
-  }
-
-  Result<bool> flag(std::string_view key) const {
-    const Json* value = find(key);
-    if (!value) return false;
-    const std::optional<bool> flag = value->as_bool();
-    if (!flag) return wrong(key, *value, "expected true or false");
-    return *flag;
-  }
-
-  Result<std::string> text(std::string_view key, std::string otherwise) const {
-    const Json* value = find(key);
-    if (!value) return otherwise;
-    if (!value->as_string()) return wrong(key, *value, "expected a string");
-    return *value->as_string();
-  }
-
-  Status missing(std::string_view key) const {
-    return corrupt_file(source_ + ": " + full(key) + " is missing");
-  }
-  Status wrong(std::string_view key, const Json& value, const std::string& what) const {
-    return corrupt_file(source_ + ": " + full(key) + " is " + shown(value) + ", " + what);
-  }
-  Status refused(std::string_view key, const Json& value, const std::string& what) const {
-    return unsupported(source_ + ": " + full(key) + " " + shown(value) + " is not supported; " + what);
-  }
-
-  const std::string& source() const { return source_; }
-
- private:
-  std::string full(std::string_view key) const { return prefix_ + std::string(key); }
-
-  const Json* json_;
-  std::string source_;
-  std::string prefix_;
-};
-
-Result<Architecture> parse_architecture(const Section& file) {
+Result<Architecture> parse_architecture(const JsonSection& file) {
   const Json* list = file.find("architectures");
   if (!list) return file.missing("architectures");
   if (list->items().size() != 1 || !list->items()[0].as_string()) {
@@ -115,7 +36,7 @@ Result<Architecture> parse_architecture(const Section& file) {
   return file.refused("architectures", entry, "supported are " + known);
 }
 
-Status parse_sizes(const Section& file, ModelConfig& config) {
+Status parse_sizes(const JsonSection& file, ModelConfig& config) {
   LONGHAUL_ASSIGN(config.vocab_size, file.integer("vocab_size", 1, int64_t{1} << 24));
   LONGHAUL_ASSIGN(config.hidden_size, file.integer("hidden_size", 1, int64_t{1} << 17));
   LONGHAUL_ASSIGN(config.intermediate_size, file.integer("intermediate_size", 1, int64_t{1} << 20));
@@ -150,7 +71,7 @@ Status parse_sizes(const Section& file, ModelConfig& config) {
 }
 
 // Biases and norms are fixed by each architecture's published code, only some of them by keys of the file.
-Status parse_layers(const Section& file, ModelConfig& config) {
+Status parse_layers(const JsonSection& file, ModelConfig& config) {
   LONGHAUL_ASSIGN(const bool attention_bias, file.flag("attention_bias"));
   LONGHAUL_ASSIGN(const bool mlp_bias, file.flag("mlp_bias"));
   const bool is_llama = config.architecture == Architecture::kLlama;
@@ -170,7 +91,7 @@ Status parse_layers(const Section& file, ModelConfig& config) {
   return {};
 }
 
-Status refuse_sliding_windows(const Section& file, const ModelConfig& config) {
+Status refuse_sliding_windows(const JsonSection& file, const ModelConfig& config) {
   const std::string hint = "only full attention in every layer is supported";
   const bool is_qwen =
       config.architecture == Architecture::kQwen2 || config.architecture == Architecture::kQwen3;
@@ -194,13 +115,13 @@ Status refuse_sliding_windows(const Section& file, const ModelConfig& config) {
   return {};
 }
 
-Result<double> parse_factor(const Section& section) {
+Result<double> parse_factor(const JsonSection& section) {
   LONGHAUL_ASSIGN(const double factor, section.positive("factor"));
   if (factor < 1.0) return section.wrong("factor", *section.find("factor"), "expected at least 1");
   return factor;
 }
 
-Status parse_scaling(const Section& section, RopeConfig& rope) {
+Status parse_scaling(const JsonSection& section, RopeConfig& rope) {
   const char* key = section.has("rope_type") ? "rope_type" : "type";
   // Without a type the factors have no meaning; taking them for "default" would ignore them.
   if (!section.has(key) && section.has("factor")) return section.missing("rope_type");
@@ -225,22 +146,22 @@ Status parse_scaling(const Section& section, RopeConfig& rope) {
   return {};
 }
 
-Status refuse_partial_rotation(const Section& section) {
+Status refuse_partial_rotation(const JsonSection& section) {
   LONGHAUL_ASSIGN(const double share, section.positive("partial_rotary_factor", 1.0));
   if (share == 1.0) return {};
   return section.refused("partial_rotary_factor", *section.find("partial_rotary_factor"), "supported is 1");
 }
 
 // transformers 5 keeps everything in rope_parameters, older files have rope_theta beside rope_scaling.
-Status parse_rope(const Section& file, RopeConfig& rope) {
+Status parse_rope(const JsonSection& file, RopeConfig& rope) {
   LONGHAUL_TRY(refuse_partial_rotation(file));
-  Section scaling(nullptr, file.source());
+  JsonSection scaling(nullptr, file.source());
   std::optional<double> theta;
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     const Json* value = file.find(key);
     if (!value) continue;
     if (!value->is_object()) return file.wrong(key, *value, "expected an object");
-    Section section(value, file.source(), std::string(key) + ".");
+    JsonSection section(value, file.source(), std::string(key) + ".");
     LONGHAUL_TRY(refuse_partial_rotation(section));
     if (!theta && section.has("rope_theta")) {
       LONGHAUL_ASSIGN(theta, section.positive("rope_theta"));
@@ -280,7 +201,7 @@ const char* name_of(Architecture architecture) {
 Result<ModelConfig> parse_config(const Json& json, std::string_view source) {
   if (!json.is_object())
     return corrupt_file(std::string(source) + ": is " + json.kind_name() + ", not an object");
-  const Section file(&json, std::string(source));
+  const JsonSection file(&json, std::string(source));
   ModelConfig config;
   LONGHAUL_ASSIGN(config.architecture, parse_architecture(file));
   LONGHAUL_TRY(parse_sizes(file, config));

@@ -9,7 +9,7 @@
 
 #include "core/dtype.h"
 #include "core/status.h"
-#include "model/json.h"
+#include "files/json.h"
 
 namespace longhaul {
 

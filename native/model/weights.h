@@ -8,7 +8,7 @@
 
 #include "core/backend.h"
 #include "model/config.h"
-#include "model/safetensors.h"
+#include "files/safetensors.h"
 
 namespace longhaul {
 

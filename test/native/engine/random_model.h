@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "model/temporary_directory.h"
+#include "files/temporary_directory.h"
 
 namespace longhaul::testing {
 

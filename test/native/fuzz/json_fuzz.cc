@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "model/json.h"
+#include "files/json.h"
 
 namespace longhaul {
 namespace {

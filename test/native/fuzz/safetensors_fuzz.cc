@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <span>
 
-#include "model/safetensors.h"
+#include "files/safetensors.h"
 
 // Keeps the compiler from leaving the reads out.
 volatile unsigned checksum;

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/status.h"
-#include "model/json.h"
+#include "files/json.h"
 
 namespace longhaul::golden {
 

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "model/json.h"
+#include "files/json.h"
 
 namespace longhaul::golden {
 

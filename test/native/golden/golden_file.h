@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "array.h"
-#include "model/safetensors.h"
+#include "files/safetensors.h"
 
 namespace longhaul::golden {
 

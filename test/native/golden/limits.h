@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "array.h"
-#include "model/json.h"
+#include "files/json.h"
 
 namespace longhaul::golden {
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <map>
 
-#include "model/temporary_directory.h"
+#include "files/temporary_directory.h"
 
 namespace longhaul {
 namespace {

@@ -1,11 +1,11 @@
-#include "model/json.h"
+#include "files/json.h"
 
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <system_error>
 
-#include "model/mapped_file.h"
+#include "files/mapped_file.h"
 
 namespace longhaul {
 

@@ -2,8 +2,8 @@
 #include <filesystem>
 #include <utility>
 
-#include "model/json.h"
-#include "model/safetensors.h"
+#include "files/json.h"
+#include "files/safetensors.h"
 
 namespace longhaul {
 namespace {

@@ -1,10 +1,10 @@
-#include "model/json.h"
+#include "files/json.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
-#include "model/temporary_directory.h"
+#include "files/temporary_directory.h"
 
 namespace longhaul {
 namespace {

@@ -1,11 +1,11 @@
-#include "model/mapped_file.h"
+#include "files/mapped_file.h"
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
 #include <cstring>
 
-#include "model/temporary_directory.h"
+#include "files/temporary_directory.h"
 
 namespace longhaul {
 namespace {

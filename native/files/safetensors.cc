@@ -1,4 +1,4 @@
-#include "model/safetensors.h"
+#include "files/safetensors.h"
 
 #include <algorithm>
 #include <cstring>
@@ -7,7 +7,7 @@
 #include <numeric>
 #include <utility>
 
-#include "model/json.h"
+#include "files/json.h"
 
 namespace longhaul {
 namespace {

@@ -14,7 +14,7 @@
 
 #include "core/status.h"
 #include "core/tensor.h"
-#include "model/mapped_file.h"
+#include "files/mapped_file.h"
 
 namespace longhaul {
 

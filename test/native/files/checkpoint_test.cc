@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "model/safetensors.h"
-#include "model/safetensors_bytes.h"
-#include "model/temporary_directory.h"
+#include "files/safetensors.h"
+#include "files/safetensors_bytes.h"
+#include "files/temporary_directory.h"
 
 namespace longhaul {
 namespace {

@@ -1,11 +1,11 @@
-#include "model/safetensors.h"
+#include "files/safetensors.h"
 
 #include <gtest/gtest.h>
 
 #include <cstring>
 
-#include "model/safetensors_bytes.h"
-#include "model/temporary_directory.h"
+#include "files/safetensors_bytes.h"
+#include "files/temporary_directory.h"
 
 namespace longhaul {
 namespace {
