@@ -50,17 +50,13 @@ Status check_matrices(const std::string& where, const ProjectionAdapter& part, i
 Status check_router(const std::string& where, const Adapter& adapter, const LayerAdapter& layer, Projection p,
                     const AdaptedModel& model) {
   const ProjectionAdapter& part = layer[p];
-  const bool ffn = p == Projection::kGate || p == Projection::kUp || p == Projection::kDown;
-  if (adapter.kind == AdapterKind::kMixLora && ffn) {
+  if (adapter.kind == AdapterKind::kMixLora && p > Projection::kO) {
     if (part.router) return corrupt_file(where + " has a router of its own beside the FFN's");
     return check_f32(where + ": the FFN's router", layer.ffn_router, {part.experts, model.hidden});
   }
-  if (adapter.kind == AdapterKind::kLora || adapter.kind == AdapterKind::kMixLora) {
-    if (part.experts == 1 && !part.router) return {};
-    return corrupt_file(where + " has " + std::to_string(part.experts) +
-                        " experts, a plain LoRA has 1 and no router");
-  }
-  return check_f32(where + ": router", part.router, {part.experts, model.inputs(p)});
+  if (part.router) return check_f32(where + ": router", part.router, {part.experts, model.inputs(p)});
+  if (part.experts == 1) return {};
+  return corrupt_file(where + " has " + std::to_string(part.experts) + " experts and no router");
 }
 
 Status check_settings(const RouterSettings& router) {
