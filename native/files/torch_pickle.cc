@@ -220,7 +220,7 @@ class Unpickler {
       return wrong("has no dictionary and pairs of key and value");
     const Value dictionary = stack_[stack_.size() - count - 1];
     if (dictionary.kind != Kind::kDictionary) return wrong("puts items into something that is no dictionary");
-    if (dictionary_items_.size() + count > kPickleMaxItems)
+    if (dictionary_items_.size() + count / 2 > kPickleMaxTensors)
       return wrong("makes more items than any adapter has");
     for (size_t i = stack_.size() - count; i < stack_.size(); i += 2) {
       dictionary_items_.push_back({dictionary.number, stack_[i], stack_[i + 1]});

@@ -30,8 +30,8 @@ struct PickledTensor {
 inline constexpr size_t kPickleMaxBytes = size_t{32} << 20;
 inline constexpr size_t kPickleMaxStack = size_t{1} << 17;
 inline constexpr size_t kPickleMaxMemo = size_t{1} << 20;
-inline constexpr size_t kPickleMaxItems = size_t{1} << 21;  // of all tuples, and of all dictionaries
-inline constexpr size_t kPickleMaxTensors = size_t{1} << 18;
+inline constexpr size_t kPickleMaxItems = size_t{1} << 21;    // of all tuples
+inline constexpr size_t kPickleMaxTensors = size_t{1} << 18;  // and storages, and items of dictionaries
 inline constexpr size_t kPickleMaxTensorRank = 8;
 
 // The tensors of a pickled dictionary {name: tensor}, in the order of the pickle. Tensors may be Parameters.
