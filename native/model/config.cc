@@ -191,6 +191,14 @@ std::optional<DType> parse_dtype(std::string_view name) {
 
 }  // namespace
 
+AdaptedModel adapted_model(const ModelConfig& config) {
+  return {.layers = config.layers,
+          .hidden = config.hidden_size,
+          .intermediate = config.intermediate_size,
+          .q_size = config.heads * config.head_dim,
+          .kv_size = config.kv_heads * config.head_dim};
+}
+
 const char* name_of(Architecture architecture) {
   for (const auto& [known, name] : kArchitectures) {
     if (known == architecture) return name;

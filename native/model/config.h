@@ -10,6 +10,7 @@
 #include "core/dtype.h"
 #include "core/status.h"
 #include "files/json.h"
+#include "mole/adapter.h"
 
 namespace longhaul {
 
@@ -54,6 +55,9 @@ struct ModelConfig {
 };
 
 const char* name_of(Architecture architecture);
+
+// The sizes that adapters of this model have.
+AdaptedModel adapted_model(const ModelConfig& config);
 
 // `source` (a path) names the file in messages. kUnsupported: a model this engine does not run (another
 // architecture, rope type, activation, sliding window, quantised weights). kCorruptFile: a value missing, of
