@@ -22,10 +22,10 @@ Status Sequence::prefill_together(std::span<Sequence* const> sequences, std::spa
   std::vector<SequenceCache*> caches;
   for (Sequence* sequence : sequences) {
     LONGHAUL_TRY(sequence->settled());
-    LONGHAUL_ASSERT(static_cast<int64_t>(tokens.size()) <= sequence->policy_.block);
     const bool evict = sequence->policy_.bounded();
     const std::vector<int32_t> observers = evict ? sequence->observers_behind(tokens) : std::vector<int32_t>();
-    segments.push_back(sequence->stage(tokens, observers, evict));
+    LONGHAUL_ASSIGN(const Segment segment, sequence->stage(tokens, observers, evict));
+    segments.push_back(segment);
     caches.push_back(sequence->cache_.get());
   }
   Status status = forward(sequences.front()->model_, sequences.front()->pool_, segments, nullptr);
@@ -48,7 +48,8 @@ Status Sequence::extend_together(std::span<Sequence* const> sequences, std::span
   for (size_t i = 0; i < sequences.size(); ++i) {
     LONGHAUL_TRY(sequences[i]->settled());
     LONGHAUL_ASSERT(sequences[i]->tail_holds(1));
-    segments.push_back(sequences[i]->stage(tokens.subspan(i, 1), {}, false));
+    LONGHAUL_ASSIGN(const Segment segment, sequences[i]->stage(tokens.subspan(i, 1), {}, false));
+    segments.push_back(segment);
   }
   const Status status = forward(sequences.front()->model_, sequences.front()->pool_, segments, nullptr);
   for (size_t i = 0; i < sequences.size(); ++i) {
