@@ -37,6 +37,7 @@ export {
   type MemoryOptions,
   POLICIES,
   type Policy,
+  type PositionsMemory,
 } from "./memory.js";
 export { type Certificate, type CertifyOptions, certifyPlan, planLowerBound } from "./planner/certificate.js";
 export { planChart } from "./planner/chart.js";

@@ -1,4 +1,4 @@
-import { type ConversationMemory, toConversationMemory } from "../memory.js";
+import { type ConversationMemory, type PositionsMemory, toConversationMemory } from "../memory.js";
 import type { NativeSequenceMemory } from "../native.js";
 import type { BuilderName } from "./builder.js";
 import type { EpisodeCount } from "./clusters.js";
@@ -30,6 +30,7 @@ export interface EpisodeMemory {
   readonly promptTokens: number;
   /** Tokens of the history and of the turns that went here. */
   readonly tokensSeen: number;
+  readonly positions: PositionsMemory;
   /** rows[layer][kvHead]. */
   readonly rows: readonly (readonly number[])[];
   readonly bytes: number;
@@ -55,19 +56,21 @@ export function toEpisodicMemory(
   const each = caches.map((cache) => toConversationMemory("epicache", cache, kvHeads));
   const sum = (of: (memory: ConversationMemory) => number) => each.reduce((all, one) => all + of(one), 0);
   const list = plan.episodes.map((episode, index) => {
-    const { tokensSeen, rows, bytes } = each[index] as ConversationMemory;
+    const { tokensSeen, positions, rows, bytes } = each[index] as ConversationMemory;
     const { windows, representatives, prompt } = episode;
     return {
       windows: windows.length,
       representatives: representatives.length,
       promptTokens: prompt.length,
       tokensSeen,
+      positions,
       rows,
       bytes,
     };
   });
   return {
     policy: "epicache",
+    positions: each.map(({ positions }) => positions).reduce(furtherOn),
     tokensSeen: tokens + sum(({ tokensSeen }) => tokensSeen - tokens),
     rows: Array.from({ length: layers }, (_, layer) =>
       Array.from({ length: kvHeads }, (_, head) => sum(({ rows }) => rows[layer]?.[head] ?? 0)),
@@ -78,4 +81,8 @@ export function toEpisodicMemory(
     tableBytes: sum(({ tableBytes }) => tableBytes),
     episodes: { ...built, windows: plan.windows, list },
   };
+}
+
+function furtherOn(a: PositionsMemory, b: PositionsMemory): PositionsMemory {
+  return b.packings > a.packings || (b.packings === a.packings && b.next > a.next) ? b : a;
 }

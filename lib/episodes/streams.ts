@@ -31,7 +31,15 @@ interface Built {
   readonly dialogues: readonly Dialogue[];
 }
 
-const NOTHING_YET = { tokensSeen: 0, bytes: 0, peakBytes: 0, reservedBytes: 0, tableBytes: 0 };
+const NO_POSITIONS = { regime: "absolute", next: 0, packings: 0, rotations: 0 } as const;
+const NOTHING_YET = {
+  tokensSeen: 0,
+  positions: NO_POSITIONS,
+  bytes: 0,
+  peakBytes: 0,
+  reservedBytes: 0,
+  tableBytes: 0,
+};
 
 /**
  * EpiCache (arXiv 2509.17396): one stream for each episode of a history. All of them saw the whole history, and each

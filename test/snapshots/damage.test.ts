@@ -42,7 +42,7 @@ describe("a flipped bit", () => {
     expect(parts).toHaveLength(4 + 1 + 3 * 2 * 2 + 1);
     const expected: Record<string, RegExp> = {
       magic: /: it is no snapshot of longhaul; restore another copy of it/,
-      version: /: it has version \d+ of the format, this longhaul reads version 1;/,
+      version: /: it has version \d+ of the format, this longhaul reads version 2;/,
       "JSON's length": /: (its checksum is wrong: )?it is truncated or damaged;/,
     };
     for (const [name, begin, end] of parts) {
@@ -115,6 +115,21 @@ describe("a file that nobody saved, whose checksum fits", () => {
       "a date that is none",
       (state) => edit(state, ["streams", "dialogue", "now"], 1e300),
       /dialogue.now must be/,
+    ],
+    [
+      "positions of another kind",
+      (state) => edit(state, ["sequences", "0", "policy", "positions"], "sideways"),
+      /policy.positions must be one of absolute, packed/,
+    ],
+    [
+      "rotations that nobody can count",
+      (state) => edit(state, ["sequences", "0", "packing", "rotations"], -1),
+      /packing.rotations must be/,
+    ],
+    [
+      "rows packed without packing",
+      (state) => edit(state, ["sequences", "0", "packing", "settled"], 5),
+      /positions packed 0 times, 0 of them all, up to 5/,
     ],
     ["another policy", (state) => edit(state, ["sequences", "0", "policy", "policy"], "h3o"), /one of full/],
     [
