@@ -52,6 +52,7 @@ Napi::Function EngineWrap::define(Napi::Env env) {
       env, "NativeEngine",
       {InstanceMethod<&EngineWrap::create_sequence>("createSequence"),
        InstanceMethod<&EngineWrap::release_sequence>("releaseSequence"),
+       InstanceMethod<&EngineWrap::unite>("uniteSequences"),
        InstanceMethod<&EngineWrap::ingest>("ingest"),
        InstanceMethod<&EngineWrap::ingest_together>("ingestTogether"),
        InstanceMethod<&EngineWrap::generate>("generate"),
@@ -130,8 +131,14 @@ Napi::Value EngineWrap::release_sequence(const Napi::CallbackInfo& info) {
   return started(info.Env(), engine(info.Env()).release_sequence(to_id(info[0])));
 }
 
+Napi::Value EngineWrap::unite(const Napi::CallbackInfo& info) {
+  const int64_t shared_tokens = info[2].As<Napi::Number>().Int64Value();
+  return started(info.Env(), engine(info.Env()).unite(to_id(info[0]), to_id(info[1]), shared_tokens));
+}
+
 Napi::Value EngineWrap::ingest(const Napi::CallbackInfo& info) {
-  return started(info.Env(), engine(info.Env()).ingest(to_id(info[0]), to_tokens(info[1])));
+  return started(info.Env(),
+                 engine(info.Env()).ingest(to_id(info[0]), to_tokens(info[1]), info[2].ToBoolean()));
 }
 
 Napi::Value EngineWrap::ingest_together(const Napi::CallbackInfo& info) {

@@ -26,6 +26,7 @@ class EngineWrap : public Napi::ObjectWrap<EngineWrap> {
  private:
   Napi::Value create_sequence(const Napi::CallbackInfo& info);
   Napi::Value release_sequence(const Napi::CallbackInfo& info);
+  Napi::Value unite(const Napi::CallbackInfo& info);
   Napi::Value ingest(const Napi::CallbackInfo& info);
   Napi::Value ingest_together(const Napi::CallbackInfo& info);
   Napi::Value generate(const Napi::CallbackInfo& info);

@@ -67,8 +67,8 @@ uint64_t Engine::release_sequence(uint64_t sequence) {
       Lanes{sequence}));
 }
 
-uint64_t Engine::ingest(uint64_t sequence, std::vector<int32_t> tokens) {
-  return submit(std::make_unique<IngestTask>(sequence, std::move(tokens)));
+uint64_t Engine::ingest(uint64_t sequence, std::vector<int32_t> tokens, bool into_tail) {
+  return submit(std::make_unique<IngestTask>(sequence, std::move(tokens), into_tail));
 }
 
 uint64_t Engine::ingest_together(std::vector<uint64_t> sequences, std::vector<int32_t> tokens) {
@@ -90,6 +90,19 @@ uint64_t Engine::truncate(uint64_t sequence, int64_t tokens) {
         return Status();
       },
       Lanes{sequence}));
+}
+
+uint64_t Engine::unite(uint64_t first, uint64_t second, int64_t shared_tokens) {
+  return submit(std::make_unique<CallTask>(
+      [=](Engine& engine, uint64_t id) -> Status {
+        LONGHAUL_ASSIGN(Sequence * one, engine.find(first));
+        LONGHAUL_ASSIGN(Sequence * other, engine.find(second));
+        LONGHAUL_ASSIGN(std::unique_ptr<Sequence> sequence,
+                        Sequence::unite(engine.model(), engine.pool(), *one, *other, shared_tokens));
+        engine.tell({.task = id, .kind = EventKind::kDone, .sequence = engine.adopt(std::move(sequence))});
+        return Status();
+      },
+      true));
 }
 
 uint64_t Engine::export_sequence(uint64_t sequence) {

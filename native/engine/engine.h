@@ -126,8 +126,11 @@ class Engine {
   // Each returns the id of its task. Results come as events.
   uint64_t create_sequence(MemoryPolicy policy);
   uint64_t release_sequence(uint64_t sequence);
-  // Block-wise prefill. kProgress after each block: blocks told are in the cache, whatever comes after.
-  uint64_t ingest(uint64_t sequence, std::vector<int32_t> tokens);
+  // Sequence::unite of two sequences.
+  uint64_t unite(uint64_t first, uint64_t second, int64_t shared_tokens);
+  // Block-wise prefill, or into the tail when that is wished for and holds all. kProgress after each block:
+  // blocks told are in the cache, whatever comes after.
+  uint64_t ingest(uint64_t sequence, std::vector<int32_t> tokens, bool into_tail = false);
   // The same tokens into several sequences with blocks of one size and no pending token: each ends as ingest()
   // would leave it, while weights are read once a block. `done` and `total` are tokens of one of them.
   uint64_t ingest_together(std::vector<uint64_t> sequences, std::vector<int32_t> tokens);

@@ -61,6 +61,12 @@ class Sequence {
   // write_rows has brought each head that has rows.
   static Result<std::unique_ptr<Sequence>> restore(Transformer& model, PagePool& pool,
                                                    const SequenceImage& image);
+  // A sequence of its own that goes on as `first` would, with the rows that `second` kept of the first
+  // `shared_tokens` tokens, which both have seen, beside its own; those of a position that first's head has are
+  // left out. It may keep what both may. Neither of them changes. kUnsupported where positions were packed:
+  // they mean other tokens then.
+  static Result<std::unique_ptr<Sequence>> unite(Transformer& model, PagePool& pool, Sequence& first,
+                                                 Sequence& second, int64_t shared_tokens);
   Result<SequenceImage> image();
   // Keys, then values of one head, in the pool's dtype. [2, rows, head_dim]
   Result<std::vector<uint8_t>> read_rows(int32_t layer, int32_t head);

@@ -44,9 +44,11 @@ Result<bool> IngestTask::step(Engine& engine) {
       tokens_.insert(tokens_.begin(), *sequence->pending);
       sequence->pending.reset();
     }
+    into_tail_ = into_tail_ && sequence->tail_holds(static_cast<int64_t>(tokens_.size()));
   }
   const size_t count = std::min(tokens_.size() - done_, static_cast<size_t>(sequence->policy().block));
-  LONGHAUL_TRY(sequence->prefill({tokens_.data() + done_, count}));
+  const std::span<const int32_t> block(tokens_.data() + done_, count);
+  LONGHAUL_TRY(into_tail_ ? sequence->extend(block) : sequence->prefill(block));
   done_ += count;
   const bool finished = done_ == tokens_.size();
   engine.tell({.task = id, .kind = EventKind::kProgress, .done = told(), .total = total()});

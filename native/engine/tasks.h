@@ -33,8 +33,9 @@ class CallTask final : public Task {
 // A step is a block.
 class IngestTask final : public Task {
  public:
-  IngestTask(uint64_t sequence, std::vector<int32_t> tokens)
-      : sequence_(sequence), tokens_(std::move(tokens)) {}
+  // into_tail: no eviction where the tail holds all of them.
+  IngestTask(uint64_t sequence, std::vector<int32_t> tokens, bool into_tail)
+      : sequence_(sequence), tokens_(std::move(tokens)), into_tail_(into_tail) {}
   Result<bool> step(Engine& engine) override;
   std::optional<Event> cancelled_event() const override;
   std::span<const uint64_t> lanes() const override { return {&sequence_, 1}; }
@@ -48,6 +49,7 @@ class IngestTask final : public Task {
   std::vector<int32_t> tokens_;
   size_t done_ = 0;
   size_t pending_ = 0;  // 1 when the sequence's pending token leads tokens_
+  bool into_tail_;
   bool admitted_ = false;
 };
 
