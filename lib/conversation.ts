@@ -121,16 +121,32 @@ export class Conversation {
     if (typeof remember !== "boolean") throw invalidOption("remember", "true or false", remember);
     return this.#enqueue(options.signal, async (signal, turn) => {
       const { streams, tokenizer } = this.#context;
-      const { sequence, dialogue } = await streams.choose(input, signal);
-      const addition =
-        plain && typeof input === "string"
-          ? this.#plain(dialogue, input)
-          : this.#addition(dialogue, input, true);
-      if (addition.ids.length === 0 && sequence.tokens === 0) {
-        throw invalidOption("prompt", "a text, messages or token ids that are not empty", input);
+      const { sequence, dialogue, finish } = await streams.choose(input, signal);
+      try {
+        const addition =
+          plain && typeof input === "string"
+            ? this.#plain(dialogue, input)
+            : this.#addition(dialogue, input, true);
+        if (addition.ids.length === 0 && sequence.tokens === 0) {
+          throw invalidOption("prompt", "a text, messages or token ids that are not empty", input);
+        }
+        const room = this.#room(sequence, addition.ids.length, remember);
+        const request = {
+          sequence,
+          dialogue,
+          tokenizer,
+          addition,
+          drawing,
+          room,
+          remember,
+          feed,
+          turn,
+          signal,
+        };
+        return await respond(request);
+      } finally {
+        await finish?.();
       }
-      const room = this.#room(sequence, addition.ids.length, remember);
-      return respond({ sequence, dialogue, tokenizer, addition, drawing, room, remember, feed, turn, signal });
     });
   }
 

@@ -143,7 +143,9 @@ export interface NativeModel extends NativeConfig {
 export interface NativeEngine {
   createSequence(policy: NativePolicy): number;
   releaseSequence(sequence: number): number;
-  ingest(sequence: number, tokens: Int32Array): number;
+  /** `second` has seen the same first tokens as `first`. */
+  uniteSequences(first: number, second: number, sharedTokens: number): number;
+  ingest(sequence: number, tokens: Int32Array, intoTail: boolean): number;
   /** Sequences with blocks of one size. */
   ingestTogether(sequences: readonly number[], tokens: Int32Array): number;
   generate(sequence: number, tokens: Int32Array, options: NativeGenerateOptions): number;

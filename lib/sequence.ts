@@ -26,6 +26,8 @@ export class Sequence {
   readonly #id: number;
   /** Tokens of the stream, the one that was drawn last and has not run yet counted. */
   #tokens: number;
+  /** Those since it was made of two others. */
+  readonly #added: number[] | undefined;
 
   /** Rejects with the signal's reason when it aborts before there is a sequence. */
   static async create(runner: TaskRunner, policy: NativePolicy, signal?: AbortSignal): Promise<Sequence> {
@@ -60,10 +62,33 @@ export class Sequence {
     }
   }
 
-  private constructor(runner: TaskRunner, id: number, tokens = 0) {
+  private constructor(runner: TaskRunner, id: number, tokens = 0, added?: number[]) {
     this.#runner = runner;
     this.#id = id;
     this.#tokens = tokens;
+    this.#added = added;
+  }
+
+  /**
+   * A sequence of its own that goes on as this one would, with the rows beside it that `other` kept of the first
+   * `sharedTokens` tokens, which both have seen.
+   */
+  async unite(other: Sequence, sharedTokens: number, signal: AbortSignal): Promise<Sequence> {
+    const start = (native: NativeEngine) => native.uniteSequences(this.#id, other.#id, sharedTokens);
+    const { sequence } = await finished(this.#runner, start, signal);
+    return new Sequence(this.#runner, sequence, this.#tokens, []);
+  }
+
+  /** What a united sequence has taken in, and not forgotten, since it was made. */
+  get added(): readonly number[] {
+    return this.#added ?? [];
+  }
+
+  /** Runs `ids`, which the tail keeps whole as far as it holds them. */
+  async append(ids: readonly number[]): Promise<void> {
+    const tokens = Int32Array.from(ids);
+    await this.#runner.run((native) => native.ingest(this.#id, tokens, true));
+    this.#tokens += ids.length;
   }
 
   get tokens(): number {
@@ -84,7 +109,7 @@ export class Sequence {
   async ingest(ids: readonly number[], { signal, onProgress }: IngestOptions): Promise<void> {
     const tokens = Int32Array.from(ids);
     try {
-      await this.#runner.run((native) => native.ingest(this.#id, tokens), {
+      await this.#runner.run((native) => native.ingest(this.#id, tokens, false), {
         signal,
         onEvent: (progress: NativeEvent) => onProgress?.(progress.done),
       });
@@ -120,11 +145,12 @@ export class Sequence {
     { signal, onToken }: DrawOptions,
   ): Promise<NativeEvent["finish"]> {
     const tokens = Int32Array.from(ids);
-    let drawn = 0;
+    const before = this.#tokens;
+    const drawn: number[] = [];
     const onEvent = (progress: NativeEvent) => {
       const confirm = (count: number) => this.#runner.call((native) => native.confirm(progress.task, count));
       for (const token of progress.tokens ?? []) {
-        drawn++;
+        drawn.push(token);
         onToken(token, confirm);
       }
     };
@@ -135,8 +161,9 @@ export class Sequence {
       });
       return event.finish;
     } finally {
-      if (drawn > 0) this.#tokens += ids.length + drawn;
+      if (drawn.length > 0) this.#tokens += ids.length + drawn.length;
       else this.#count();
+      this.#added?.push(...[...ids, ...drawn].slice(0, this.#tokens - before));
     }
   }
 
@@ -151,6 +178,7 @@ export class Sequence {
     if (count === 0) return;
     await this.#runner.run((native) => native.truncate(this.#id, count));
     this.#tokens -= count;
+    this.#added?.splice(-count);
   }
 
   /** Everything that `restore` needs, but keys and values. */

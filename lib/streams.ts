@@ -10,6 +10,8 @@ import type { Message } from "./text/chat-template.js";
 export interface Stream {
   readonly sequence: Sequence;
   readonly dialogue: Dialogue;
+  /** Called when the turn is over, however it ended: the stream may have been made for it. */
+  readonly finish?: () => Promise<void>;
 }
 
 /** A history on its way into a conversation. */

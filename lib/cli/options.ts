@@ -168,6 +168,12 @@ export const memoryOptions: OptionSpecs = {
     help: "epicache: windows of an episode whose attention scores a block; default 8",
     group: "Memory",
   },
+  "top-episodes": {
+    type: "string",
+    value: "1|2",
+    help: "epicache: 2 answers from the caches of the two episodes that a question is most like; default 1",
+    group: "Memory",
+  },
   "no-instruction": {
     type: "boolean",
     help: "epicache: leave out the instruction in front of those windows",
@@ -181,7 +187,15 @@ export const memoryOptions: OptionSpecs = {
   },
 };
 
-const EPISODE_OPTIONS = ["episodes", "windows", "window-size", "representatives", "no-instruction", "builder"];
+const EPISODE_OPTIONS = [
+  "episodes",
+  "windows",
+  "window-size",
+  "representatives",
+  "top-episodes",
+  "no-instruction",
+  "builder",
+];
 
 /** The options of `Engine.load`. */
 export function readEngineOptions(values: Arguments) {
@@ -246,6 +260,7 @@ export function readMemoryOptions(values: Arguments) {
     episodes: readEpisodes(values),
     windows: Object.keys(windows).length > 0 ? windows : undefined,
     representatives: values.integer("representatives", 1),
+    topEpisodes: values.integer("top-episodes", 1) as 1 | 2 | undefined,
     instruction: values.flag("no-instruction") ? false : undefined,
     builder: values.choice("builder", BUILDERS),
   });

@@ -1,4 +1,5 @@
-import { invalidOption, requireInteger, requireOneOf, requireString } from "../errors.js";
+import { invalidOption, LonghaulError, requireInteger, requireOneOf, requireString } from "../errors.js";
+import type { MemoryOptions } from "../memory.js";
 import { BUILDERS, type BuilderName } from "./builder.js";
 import type { EpisodeCount } from "./clusters.js";
 import { INSTRUCTION } from "./prompt.js";
@@ -42,6 +43,11 @@ export interface EpisodeOptions {
    * for as many rows.
    */
   readonly builder?: BuilderName;
+  /**
+   * How many episodes answer a question. 2: the rows that the two episodes most like it kept of the history, each once,
+   * are attended to together; needs absolute positions, and room for twice the `budget` while it lasts. Default 1.
+   */
+  readonly topEpisodes?: 1 | 2;
   /** Of k-means. Default 10 restarts, seed 0. */
   readonly clustering?: { readonly restarts?: number; readonly seed?: number };
 }
@@ -57,6 +63,7 @@ export interface EpisodeSettings {
   readonly embed: Embed | null;
   readonly match: "cosine" | "dot";
   readonly builder: BuilderName;
+  readonly topEpisodes: 1 | 2;
   readonly clustering: { readonly restarts: number; readonly seed: number };
 }
 
@@ -64,7 +71,7 @@ const MAX_EPISODES = 1024;
 const DEFAULT_SIZES = { utterances: 4, sentences: 8, tokens: 128 };
 
 /** Checks the options and fills in the defaults. */
-export function toEpisodeSettings(options: EpisodeOptions): EpisodeSettings {
+export function toEpisodeSettings(options: EpisodeOptions & Pick<MemoryOptions, "positions">): EpisodeSettings {
   const { windows = {}, embed = "engine", clustering = {} } = options;
   if (typeof windows !== "object" || windows === null)
     throw invalidOption("memory.windows", "an object", windows);
@@ -88,6 +95,7 @@ export function toEpisodeSettings(options: EpisodeOptions): EpisodeSettings {
     embed: embed === "engine" ? null : embed,
     match: requireOneOf("memory.match", options.match ?? "cosine", ["cosine", "dot"]),
     builder: requireOneOf("memory.builder", options.builder ?? "per-episode", BUILDERS),
+    topEpisodes: topEpisodes(options),
     clustering: {
       restarts: requireInteger("memory.clustering.restarts", clustering.restarts ?? 10, 1),
       seed: requireInteger("memory.clustering.seed", clustering.seed ?? 0, 0),
@@ -103,6 +111,15 @@ function episodeCount(episodes: unknown): EpisodeCount {
   const range = episodes as { readonly min?: unknown; readonly max?: unknown };
   const max = requireInteger("memory.episodes.max", range.max, 1, MAX_EPISODES);
   return { min: requireInteger("memory.episodes.min", range.min, 1, max), max };
+}
+
+function topEpisodes({ topEpisodes = 1, positions }: EpisodeOptions & Pick<MemoryOptions, "positions">): 1 | 2 {
+  const episodes = requireInteger("memory.topEpisodes", topEpisodes, 1, 2) as 1 | 2;
+  if (episodes === 1 || positions !== "packed") return episodes;
+  throw new LonghaulError(
+    "ERR_INVALID_ARGUMENT",
+    'memory.topEpisodes: 2 needs memory.positions: "absolute", for packed positions say nothing of which rows two episodes share',
+  );
 }
 
 function instructionText(instruction: unknown): string | null {

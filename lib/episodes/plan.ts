@@ -5,7 +5,7 @@ import { cluster, representatives, similarities } from "./clusters.js";
 import type { History } from "./history.js";
 import type { Embed, EpisodeSettings } from "./options.js";
 import { patchedPrompt } from "./prompt.js";
-import { argMax, type Rows, toUnitRows } from "./vectors.js";
+import { type Rows, toUnitRows } from "./vectors.js";
 import { windowsOf } from "./windows.js";
 
 /** One episode of a history. */
@@ -57,19 +57,27 @@ export async function planEpisodes(
   return { windows: windows.length, episodes, centroids: clustering.centroids };
 }
 
-/** The episode that a question is about. The bare question is embedded: what goes with every question tells nothing. */
-export async function matchEpisode(
+/** What a question is about. */
+export interface Match {
+  /** The episodes, the one that it is most like first. */
+  readonly order: readonly number[];
+}
+
+/** The episodes that a question is about. The bare question is embedded: what goes with every question tells nothing. */
+export async function matchEpisodes(
   question: string,
   { centroids }: HistoryPlan,
   { settings, embed }: Pick<PlanContext, "settings" | "embed">,
-): Promise<number> {
+): Promise<Match> {
   const vectors = await vectorsOf([question], embed);
   const row = toUnitRows("memory.embed(question)", vectors);
   if (row.width !== centroids.width) {
     const expected = `a vector of ${centroids.width} numbers, as for the history`;
     throw invalidOption("memory.embed(question)[0]", expected, vectors[0]);
   }
-  return argMax(similarities(row.values, centroids, settings.match));
+  const scores = similarities(row.values, centroids, settings.match);
+  const order = [...scores.keys()].sort((a, b) => (scores[b] as number) - (scores[a] as number) || a - b);
+  return { order };
 }
 
 async function vectorsOf(texts: readonly string[], embed: Embed): Promise<readonly ArrayLike<number>[]> {

@@ -11,7 +11,7 @@ import { type EpisodeCaches, ResidentCaches } from "./caches.js";
 import { type History, historyOfMessages, historyOfText } from "./history.js";
 import { type BuiltHistory, toEpisodicMemory } from "./memory.js";
 import type { Embed } from "./options.js";
-import { matchEpisode, type PlanContext, planEpisodes } from "./plan.js";
+import { matchEpisodes, type PlanContext, planEpisodes } from "./plan.js";
 import { type EpisodesState, saveSettings } from "./state.js";
 
 /** What an episodic conversation needs of its engine. */
@@ -125,10 +125,38 @@ export class EpisodeStreams implements Streams {
       );
     }
     const question = this.#questionOf(input);
-    const episode = await matchEpisode(question, built.history.plan, this.#planContext(signal));
+    const { order } = await matchEpisodes(question, built.history.plan, this.#planContext(signal));
+    const [episode, second] = order as readonly [number, number?];
     this.#active = episode;
+    const dialogue = built.dialogues[episode] as Dialogue;
     const sequence = await built.caches.acquire(episode, signal);
-    return { sequence, dialogue: built.dialogues[episode] as Dialogue };
+    if (second === undefined || this.#context.settings.topEpisodes === 1) return { sequence, dialogue };
+    const other = await built.caches.acquire(second, signal);
+    return this.#united(built, sequence, other, dialogue, signal);
+  }
+
+  /**
+   * Two episodes as one stream, for one turn. Afterwards the turn goes through the first episode's own cache, which
+   * stays one that this episode's prompt has chosen, and the union is given back.
+   */
+  async #united(
+    built: Built,
+    first: Sequence,
+    second: Sequence,
+    dialogue: Dialogue,
+    signal: AbortSignal,
+  ): Promise<Stream> {
+    const sequence = await first.unite(second, built.history.tokens, signal);
+    const finish = async () => {
+      try {
+        const { bytes } = this.#held(built, this.#context.model);
+        this.#peakBytes = Math.max(this.#peakBytes, bytes + sequence.memory.peak);
+        if (sequence.added.length > 0) await first.append(sequence.added);
+      } finally {
+        await sequence.release();
+      }
+    };
+    return { sequence, dialogue, finish };
   }
 
   memory(): ConversationMemory {

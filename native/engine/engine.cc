@@ -102,7 +102,7 @@ uint64_t Engine::unite(uint64_t first, uint64_t second, int64_t shared_tokens) {
         engine.tell({.task = id, .kind = EventKind::kDone, .sequence = engine.adopt(std::move(sequence))});
         return Status();
       },
-      true));
+      Lanes{first, second}, true));
 }
 
 uint64_t Engine::export_sequence(uint64_t sequence) {
