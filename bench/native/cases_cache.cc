@@ -128,6 +128,32 @@ void add_merge_states(const CaseContext& ctx, Cases& cases) {
   cases.push_back(std::move(c));
 }
 
+// Every row moves: with each call the end lies one position further on.
+void add_pack_positions(const CaseContext& ctx, Cases& cases) {
+  const ModelShape s = ctx.shape;
+  constexpr int64_t kRows = 4096;
+  OpCase c = ctx.start("pack_positions", text(kRows) + " rows");
+  const auto rows = static_cast<double>(kRows * s.kv_heads);
+  c.bytes = rows * (2 * static_cast<double>(s.dim) * ctx.size() + 8);
+  c.flops = 3 * rows * static_cast<double>(s.dim);
+  c.make = [=, dtype = ctx.dtype](Memory& memory) -> Result<Operation> {
+    CacheSpec spec{dtype, s.kv_heads, s.dim, kRows, /*step_rows=*/0, /*room=*/0};
+    LONGHAUL_ASSIGN(std::shared_ptr<PagedCaches> caches, PagedCaches::create(memory, spec));
+    PackPositionsArgs a;
+    a.pages = caches->pages();
+    a.sequences = 1;
+    LONGHAUL_ASSIGN(a.frequencies, memory.zeros(DType::kF64, {s.dim / 2}));
+    a.kv_heads = static_cast<int32_t>(s.kv_heads);
+    a.end = a.max_length = kRows;
+    return rotate_caches(
+        memory, caches, a, false, +[](PackPositionsArgs& args, const CacheView* view) {
+          args.views = view;
+          ++args.end;
+        });
+  };
+  cases.push_back(std::move(c));
+}
+
 // Only tables change: what counts is the time, not the rate.
 void add_truncate(const CaseContext& ctx, Cases& cases) {
   const ModelShape s = ctx.shape;
@@ -156,6 +182,7 @@ const std::vector<OpEntry>& cache_entries() {
       {"attention", add_attention},
       {"merge_states", add_merge_states},
       {"truncate", add_truncate},
+      {"pack_positions", add_pack_positions},
   };
   return entries;
 }

@@ -77,14 +77,16 @@ export async function ingestWithProgress(
 
 /** What a conversation holds, on one line. */
 export function memoryLine(conversation: Conversation): string {
-  const { policy, tokensSeen, rows, bytes, peakBytes, reservedBytes, episodes } = conversation.memory();
+  const { policy, tokensSeen, positions, rows, bytes, peakBytes, reservedBytes, episodes } =
+    conversation.memory();
   const heads = rows.flat();
   const least = Math.min(...heads);
   const most = Math.max(...heads);
   const kept = least === most ? `${least}` : `${least} to ${most}`;
   const caches = episodes === undefined ? "" : ` in ${count(episodes.list.length, "episode")}`;
+  const packed = positions.packings === 0 ? "" : `, positions packed ${count(positions.packings, "time")}`;
   return (
-    `memory (${policy}): ${count(tokensSeen, "token")} seen, ${kept} rows kept per head${caches}, ` +
+    `memory (${policy}): ${count(tokensSeen, "token")} seen${packed}, ${kept} rows kept per head${caches}, ` +
     `${formatBytes(bytes)} now, ${formatBytes(peakBytes)} at peak, ${formatBytes(reservedBytes)} reserved`
   );
 }

@@ -25,7 +25,7 @@ struct PackPositionsParams {
 
 // Grid (pages, heads, sequences).
 template <class Kv>
-__global__ void __launch_bounds__(kThreads) pack_pages(const PackPositionsParams<Kv> p) {
+__global__ void __launch_bounds__(kThreads, 1) pack_pages(const PackPositionsParams<Kv> p) {
   const CacheView view = p.views[blockIdx.z];
   const int head = static_cast<int>(blockIdx.y);
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;

@@ -101,13 +101,27 @@ describe("options", () => {
       episodes: 6,
       windows: { size: 3 },
     });
-    const all = ["--episodes", "2-6", "--windows", "tokens", "--representatives", "5", "--no-instruction"];
+    const all = [
+      "--episodes",
+      "2-6",
+      "--windows",
+      "tokens",
+      "--representatives",
+      "5",
+      "--no-instruction",
+      "--top-episodes",
+      "2",
+      "--positions",
+      "packed",
+    ];
     expect(readMemoryOptions(parse(...episodic, ...all, "--builder", "batched"))).toEqual({
       policy: "epicache",
       budget: 64,
       episodes: { min: 2, max: 6 },
       windows: { by: "tokens" },
       representatives: 5,
+      topEpisodes: 2,
+      positions: "packed",
       instruction: false,
       builder: "batched",
     });
