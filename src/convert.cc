@@ -173,6 +173,8 @@ Napi::Object to_js(Napi::Env env, const Event& event) {
   object.Set("sequence", number(env, static_cast<int64_t>(event.sequence)));
   if (event.image != nullptr) object.Set("image", to_js(env, *event.image));
   if (!event.bytes.empty()) object.Set("bytes", to_js(env, event.bytes));
+  object.Set("reserved", number(env, event.reserved_bytes));
+  object.Set("peak", number(env, event.peak_bytes));
   if (event.kind == EventKind::kFailed) {
     object.Set("code", error_code(event.status.code()));
     object.Set("message", event.status.message());

@@ -48,24 +48,28 @@ class DisposeWorker : public Napi::AsyncWorker {
 }  // namespace
 
 Napi::Function EngineWrap::define(Napi::Env env) {
-  return DefineClass(
-      env, "NativeEngine",
-      {InstanceMethod<&EngineWrap::create_sequence>("createSequence"),
-       InstanceMethod<&EngineWrap::release_sequence>("releaseSequence"),
-       InstanceMethod<&EngineWrap::unite>("uniteSequences"),
-       InstanceMethod<&EngineWrap::ingest>("ingest"),
-       InstanceMethod<&EngineWrap::ingest_together>("ingestTogether"),
-       InstanceMethod<&EngineWrap::generate>("generate"),
-       InstanceMethod<&EngineWrap::truncate>("truncate"),
-       InstanceMethod<&EngineWrap::export_sequence>("exportSequence"),
-       InstanceMethod<&EngineWrap::export_rows>("exportRows"),
-       InstanceMethod<&EngineWrap::import_sequence>("importSequence"),
-       InstanceMethod<&EngineWrap::import_rows>("importRows"), InstanceMethod<&EngineWrap::score>("score"),
-       InstanceMethod<&EngineWrap::embed>("embed"), InstanceMethod<&EngineWrap::profile>("profile"),
-       InstanceMethod<&EngineWrap::cancel>("cancel"), InstanceMethod<&EngineWrap::confirm>("confirm"),
-       InstanceMethod<&EngineWrap::memory>("memory"),
-       InstanceMethod<&EngineWrap::sequence_memory>("sequenceMemory"),
-       InstanceMethod<&EngineWrap::model>("model"), InstanceMethod<&EngineWrap::dispose>("dispose")});
+  return DefineClass(env, "NativeEngine",
+                     {InstanceMethod<&EngineWrap::create_sequence>("createSequence"),
+                      InstanceMethod<&EngineWrap::release_sequence>("releaseSequence"),
+                      InstanceMethod<&EngineWrap::unite>("uniteSequences"),
+                      InstanceMethod<&EngineWrap::ingest>("ingest"),
+                      InstanceMethod<&EngineWrap::ingest_together>("ingestTogether"),
+                      InstanceMethod<&EngineWrap::ingest_shared>("ingestShared"),
+                      InstanceMethod<&EngineWrap::generate>("generate"),
+                      InstanceMethod<&EngineWrap::truncate>("truncate"),
+                      InstanceMethod<&EngineWrap::export_sequence>("exportSequence"),
+                      InstanceMethod<&EngineWrap::export_rows>("exportRows"),
+                      InstanceMethod<&EngineWrap::import_sequence>("importSequence"),
+                      InstanceMethod<&EngineWrap::import_rows>("importRows"),
+                      InstanceMethod<&EngineWrap::score>("score"),
+                      InstanceMethod<&EngineWrap::embed>("embed"),
+                      InstanceMethod<&EngineWrap::profile>("profile"),
+                      InstanceMethod<&EngineWrap::cancel>("cancel"),
+                      InstanceMethod<&EngineWrap::confirm>("confirm"),
+                      InstanceMethod<&EngineWrap::memory>("memory"),
+                      InstanceMethod<&EngineWrap::sequence_memory>("sequenceMemory"),
+                      InstanceMethod<&EngineWrap::model>("model"),
+                      InstanceMethod<&EngineWrap::dispose>("dispose")});
 }
 
 EngineWrap* EngineWrap::Unwrap(Napi::Object object) {
@@ -143,6 +147,11 @@ Napi::Value EngineWrap::ingest(const Napi::CallbackInfo& info) {
 
 Napi::Value EngineWrap::ingest_together(const Napi::CallbackInfo& info) {
   return started(info.Env(), engine(info.Env()).ingest_together(to_ids(info[0]), to_tokens(info[1])));
+}
+
+Napi::Value EngineWrap::ingest_shared(const Napi::CallbackInfo& info) {
+  return started(info.Env(),
+                 engine(info.Env()).ingest_shared(to_ids(info[0]), to_tokens(info[1]), to_tokens(info[2])));
 }
 
 Napi::Value EngineWrap::generate(const Napi::CallbackInfo& info) {

@@ -200,6 +200,7 @@ Status check(const SelectArgs& a) {
   c.require(a.protect_first >= 0, "protect_first must not be negative", a.protect_first);
   c.require(a.protect_last >= 0, "protect_last must not be negative", a.protect_last);
   c.require(a.budget >= 1, "budget must be at least 1", a.budget);
+  c.require(a.scores || !a.only_scored, "only_scored needs scores");
   return c.status();
 }
 
@@ -224,6 +225,31 @@ Status check(const PackPositionsArgs& a) {
   c.require(a.max_length >= 1, "max_length must be at least 1", a.max_length);
   c.require(a.begin >= 0, "begin must not be negative", a.begin);
   c.require(a.end - int64_t{a.begin} >= a.max_length, "end must not be below begin + max_length", a.end);
+  return c.status();
+}
+
+Status check(const RankRowsArgs& a) {
+  Checker c("rank_rows");
+  check_views(c, a.view, 1);
+  c.require(a.kv_heads >= 1, "kv_heads must be at least 1", a.kv_heads);
+  c.tensor("scores", a.scores, kOnlyF32, {a.kv_heads, kAnyExtent});
+  c.tensor("kept", a.kept, kOnlyI32, {a.kv_heads, kAnyExtent});
+  c.dense("kept_count", a.kept_count, kOnlyI32, {a.kv_heads});
+  c.require(a.kv_heads * a.kept.shape[1] <= kMaxExtent, "kept has too many elements", a.kept.elements());
+  c.tensor("best", a.best, kOnlyF32, {a.kv_heads, kAnyExtent});
+  return c.status();
+}
+
+Status check(const CopyRowsArgs& a) {
+  Checker c("copy_rows");
+  check_views(c, a.source, 1);
+  check_views(c, a.target, 1);
+  c.require(a.source != a.target, "source and target are the same");
+  c.require(a.kv_heads >= 1, "kv_heads must be at least 1", a.kv_heads);
+  check_head_dim(c, a.pages.k.shape[2]);
+  check_pages(c, a.pages, a.pages.k.shape[2]);
+  c.tensor("kept", a.kept, kOnlyI32, {a.kv_heads, kAnyExtent});
+  c.dense("kept_count", a.kept_count, kOnlyI32, {a.kv_heads});
   return c.status();
 }
 

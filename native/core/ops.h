@@ -199,8 +199,9 @@ struct SelectArgs {
   int32_t protect_last = 0;  // counted from row n - 1 down
   int32_t budget = 0;        // rows per KV head
   SelectLevel level = SelectLevel::kPair;
-  Tensor kept;        // [kv_heads, capacity] i32, ascending row indices
-  Tensor kept_count;  // [kv_heads] i32
+  bool only_scored = false;  // candidates whose score is NaN go, however much room there is
+  Tensor kept;               // [kv_heads, capacity] i32, ascending row indices
+  Tensor kept_count;         // [kv_heads] i32
 };
 
 // Moves the kept rows of each head to the front, in order, sets lengths, gives pages back to the stack.
@@ -225,6 +226,34 @@ struct PackPositionsArgs {
   int32_t begin = 0;
   int32_t end = 0;         // at least begin + max_length: rows that move stay above those that do not
   int32_t max_length = 0;  // no head of a view holds more rows; the host sizes grids by it
+};
+
+// ---- selections of several episodes over one cache ----------------------------------------------------------
+
+// Where the kept rows stand among themselves, in select's order: best[row] becomes the larger of what it was
+// and -rank, rank 0 being the best of all heads (kPair) or of the row's head (kHead). Without `accumulate`
+// every row of the cache is NaN before. Ranks above 2^24 are rounded.
+struct RankRowsArgs {
+  const CacheView* view = nullptr;  // one sequence, device memory
+  Tensor scores;                    // [kv_heads, capacity] f32
+  Tensor kept;                      // [kv_heads, capacity] i32, as select wrote it
+  Tensor kept_count;                // [kv_heads] i32
+  int32_t kv_heads = 0;
+  SelectLevel level = SelectLevel::kPair;
+  bool accumulate = false;
+  Tensor best;  // [kv_heads, capacity] f32
+};
+
+// Writes the kept rows of each head of `source` (keys, values, positions) behind the rows that `target`,
+// another sequence, holds, in order; takes pages from target's stack. Fails, and changes nothing, when the
+// stack runs out.
+struct CopyRowsArgs {
+  PageArrays pages;
+  const CacheView* source = nullptr;  // one sequence each, device memory
+  const CacheView* target = nullptr;
+  Tensor kept;        // [kv_heads, capacity] i32, row indices of source
+  Tensor kept_count;  // [kv_heads] i32
+  int32_t kv_heads = 0;
 };
 
 // ---- sampling ----------------------------------------------------------------------------------------------
@@ -267,6 +296,8 @@ struct Ops {
   Status (*select)(Stream&, const SelectArgs&, Workspace);
   Status (*compact)(Stream&, const CompactArgs&);
   Status (*pack_positions)(Stream&, const PackPositionsArgs&);
+  Status (*rank_rows)(Stream&, const RankRowsArgs&, Workspace);
+  Status (*copy_rows)(Stream&, const CopyRowsArgs&);
   Status (*sample)(Stream&, const SampleArgs&, Workspace);
   // core/expert_ops.h
   Status (*route)(Stream&, const RouteArgs&);
@@ -285,6 +316,7 @@ struct Ops {
   size_t (*score_keys_workspace)(const ScoreKeysArgs&);
   size_t (*key_diversity_workspace)(const KeyDiversityArgs&);
   size_t (*select_workspace)(const SelectArgs&);
+  size_t (*rank_rows_workspace)(const RankRowsArgs&);
   size_t (*sample_workspace)(const SampleArgs&);
   size_t (*expert_shrink_workspace)(const ExpertShrinkArgs&);
   size_t (*expert_expand_workspace)(const ExpertExpandArgs&);
@@ -309,6 +341,8 @@ Status check(const KeyDiversityArgs&);
 Status check(const SelectArgs&);
 Status check(const CompactArgs&);
 Status check(const PackPositionsArgs&);
+Status check(const RankRowsArgs&);
+Status check(const CopyRowsArgs&);
 Status check(const SampleArgs&);
 Status check(const RouteArgs&);
 Status check(const ExpertShrinkArgs&);
@@ -336,6 +370,8 @@ Status run(Backend&, Stream&, const KeyDiversityArgs&, Workspace);
 Status run(Backend&, Stream&, const SelectArgs&, Workspace);
 Status run(Backend&, Stream&, const CompactArgs&);
 Status run(Backend&, Stream&, const PackPositionsArgs&);
+Status run(Backend&, Stream&, const RankRowsArgs&, Workspace);
+Status run(Backend&, Stream&, const CopyRowsArgs&);
 Status run(Backend&, Stream&, const SampleArgs&, Workspace);
 Status run(Backend&, Stream&, const RouteArgs&);
 Status run(Backend&, Stream&, const ExpertShrinkArgs&, Workspace);

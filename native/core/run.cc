@@ -79,6 +79,12 @@ Status run(Backend& b, Stream& s, const CompactArgs& a) {
 Status run(Backend& b, Stream& s, const PackPositionsArgs& a) {
   return call(b, s, "pack_positions", b.ops().pack_positions, a);
 }
+Status run(Backend& b, Stream& s, const RankRowsArgs& a, Workspace w) {
+  return call(b, s, "rank_rows", b.ops().rank_rows, b.ops().rank_rows_workspace, a, w);
+}
+Status run(Backend& b, Stream& s, const CopyRowsArgs& a) {
+  return call(b, s, "copy_rows", b.ops().copy_rows, a);
+}
 Status run(Backend& b, Stream& s, const SampleArgs& a, Workspace w) {
   return call(b, s, "sample", b.ops().sample, b.ops().sample_workspace, a, w);
 }

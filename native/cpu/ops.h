@@ -20,12 +20,14 @@ Status attention(Stream&, const AttentionArgs&, Workspace);
 Status merge_states(Stream&, const MergeStatesArgs&);
 Status truncate(Stream&, const TruncateArgs&);
 
-// scoring.cc, selection.cc, cache.cc, pack_positions.cc
+// scoring.cc, selection.cc, cache.cc, pack_positions.cc, ranking.cc, copying.cc
 Status score_keys(Stream&, const ScoreKeysArgs&, Workspace);
 Status key_diversity(Stream&, const KeyDiversityArgs&, Workspace);
 Status select(Stream&, const SelectArgs&, Workspace);
 Status compact(Stream&, const CompactArgs&);
 Status pack_positions(Stream&, const PackPositionsArgs&);
+Status rank_rows(Stream&, const RankRowsArgs&, Workspace);
+Status copy_rows(Stream&, const CopyRowsArgs&);
 
 // sampling.cc
 Status sample(Stream&, const SampleArgs&, Workspace);
@@ -45,6 +47,7 @@ size_t attention_workspace(const AttentionArgs&);
 size_t score_keys_workspace(const ScoreKeysArgs&);
 size_t key_diversity_workspace(const KeyDiversityArgs&);
 size_t select_workspace(const SelectArgs&);
+size_t rank_rows_workspace(const RankRowsArgs&);
 size_t sample_workspace(const SampleArgs&);
 size_t expert_shrink_workspace(const ExpertShrinkArgs&);
 size_t expert_expand_workspace(const ExpertExpandArgs&);

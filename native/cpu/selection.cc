@@ -81,6 +81,7 @@ void choose(CpuStream& stream, const SelectArgs& a, int32_t first, int32_t last,
     cut = {UINT32_MAX, 0};  // no key is so large: order_key's largest is that of +inf
     ties = 0;
   }
+  if (a.only_scored && cut.key == 0) ties = 0;  // the key of NaN
   // Each head's part of the ties goes through kept_count, which keep_rows then overwrites.
   auto* shares = a.kept_count.as<int32_t>();
   stream.parallel_for(last - first, [&](int64_t i, int) {

@@ -6,6 +6,7 @@
 #include "cuda/cache_rows.cuh"
 #include "cuda/element.cuh"
 #include "cuda/ops.h"
+#include "cuda/page_reservation.cuh"
 #include "cuda/rotation.cuh"
 #include "cuda/stream.h"
 
@@ -37,33 +38,6 @@ struct AppendParams {
   bool v_is_f32;
   bool takes_pages;  // the block does all of its sequence
 };
-
-// What the new rows of a sequence need. The same in every warp that asks.
-struct Reservation {
-  int32_t before;  // pages for the heads in front of the one asked for
-  int32_t needed;  // for all heads
-  bool table_full;
-  bool granted;
-};
-
-__device__ __forceinline__ int32_t new_pages(const CacheView& view, int head) {
-  return pages_of(view.length[head] + view.row_count) - pages_of(view.length[head]);
-}
-
-__device__ __forceinline__ Reservation reserve(const CacheView& view, int kv_heads, int head) {
-  Reservation r{0, 0, false, false};
-  for (int h = static_cast<int>(threadIdx.x) % kWarpThreads; h < kv_heads; h += kWarpThreads) {
-    const int32_t pages = new_pages(view, h);
-    r.needed += pages;
-    if (h < head) r.before += pages;
-    if (pages_of(view.length[h] + view.row_count) > view.max_pages) r.table_full = true;
-  }
-  r.needed = warp_sum(r.needed);
-  r.before = warp_sum(r.before);
-  r.table_full = __any_sync(kWholeWarp, r.table_full) != 0;
-  r.granted = !r.table_full && r.needed <= view.free_count[0];
-  return r;
-}
 
 // One warp writes the new rows of one page of one head.
 template <class In, class Kv, int kWidth>
@@ -109,29 +83,14 @@ __device__ __forceinline__ void write_page(const AppendParams<In, Kv>& p, const 
   if (lane < rows) p.position_pages[slot + lane] = p.positions[from + lane];
 }
 
-// Makes the reservation true: pages move from the stack to the tables, lengths grow. One block a sequence.
+// One block a sequence.
 __device__ __forceinline__ void take_pages(const CacheView& view, int kv_heads, int sequence,
                                            unsigned long long* failure) {
-  const Reservation r = reserve(view, kv_heads, 0);
-  const int32_t held = view.free_count[0];
-  if (!r.granted) {
+  const auto added = [&](int) { return view.row_count; };
+  take_pages(view, kv_heads, added, [&](const Reservation& r, int32_t held) {
     const FailureKind kind = r.table_full ? FailureKind::kPageTableFull : FailureKind::kPagesExhausted;
-    if (threadIdx.x == 0) report_failure(failure, failure_word(kind, sequence, r.needed, held));
-    return;
-  }
-  for_each_page(
-      kv_heads, [&](int head) { return new_pages(view, head); },
-      [&](int head, int32_t i, int32_t order) {
-        page_table_of(view, head)[pages_of(view.length[head]) + i] = view.free_pages[held - 1 - order];
-      });
-  __syncthreads();  // every warp has read the lengths and the stack's height
-  for (int head = static_cast<int>(threadIdx.x); head < kv_heads; head += static_cast<int>(blockDim.x)) {
-    view.length[head] += view.row_count;
-  }
-  if (threadIdx.x == 0) {
-    view.free_count[0] = held - r.needed;
-    view.free_count[1] = min(view.free_count[1], held - r.needed);
-  }
+    report_failure(failure, failure_word(kind, sequence, r.needed, held));
+  });
 }
 
 // Grid (pages, heads, sequences); a warp writes pages of a head.
@@ -140,7 +99,7 @@ __global__ void __launch_bounds__(kThreads, 1) append_rows(const AppendParams<In
   const CacheView view = p.views[blockIdx.z];
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
   for (int head = blockIdx.y * kWarps + warp; head < p.kv_heads; head += gridDim.y * kWarps) {
-    const Reservation r = reserve(view, p.kv_heads, head);
+    const Reservation r = reserve(view, p.kv_heads, head, [&](int) { return view.row_count; });
     if (!r.granted) break;
     const int32_t length = view.length[head];
     const int32_t pages = pages_of(length + view.row_count);

@@ -18,6 +18,11 @@ Status failure_status(uint64_t word) {
     case FailureKind::kRowsBeyondCapacity:
       return internal_error("select: head " + where + " has " + needed + " rows and kept has room for " +
                             available);
+    case FailureKind::kCopyPagesExhausted:
+      return internal_error("copy_rows: page reservation exhausted: the target needs " + needed +
+                            " pages and has " + available);
+    case FailureKind::kCopyTableFull:
+      return internal_error("copy_rows: page table of the target is full");
   }
   return internal_error("a kernel left a failure that nobody knows: " + std::to_string(word));
 }

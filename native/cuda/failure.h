@@ -12,6 +12,8 @@ enum class FailureKind : uint8_t {
   kPagesExhausted,      // append: needed, available pages
   kPageTableFull,       // append
   kRowsBeyondCapacity,  // select: rows of a head, capacity of `kept`
+  kCopyPagesExhausted,  // copy_rows: needed, available pages
+  kCopyTableFull,       // copy_rows
 };
 
 // The kernels of a stream keep the lowest word: that of the first sequence, whatever ran first. `where` is the

@@ -41,6 +41,7 @@ struct SelectParams {
   int chunk;
   int chunks;  // of a head, at most
   bool per_head;
+  bool only_scored;
 };
 
 struct SelectWorkspace {
@@ -203,13 +204,16 @@ __global__ void __launch_bounds__(kThreads, 1) select_write(const SelectParams p
   int32_t begin = c.begin;    // of the rows that have to be above the cut
   uint32_t key = UINT32_MAX;  // no score's key: that of +inf is the largest
   uint32_t share = 0;         // how many with the cut's key stay, the first ones
-  if (g.all_stay) {
+  if (g.all_stay && p.only_scored) {
+    key = 0;
+  } else if (g.all_stay) {
     begin = c.end;
   } else if (g.open > 0) {
     const RadixCut<uint32_t> cut = group_cut(p, g, kRadixPasses - 1, storage.radix);
     const uint32_t before = ties_before(p, g, head, cut.key, storage.sums);
     key = cut.key;
     share = cut.remaining > before ? cut.remaining - before : 0;
+    if (p.only_scored && key == 0) share = 0;  // the key of NaN
   }
 
   int32_t* kept = p.kept + head * p.kept_stride;
@@ -288,7 +292,8 @@ Status select(Stream& stream, const SelectArgs& a, Workspace workspace) {
                             a.kv_heads,
                             static_cast<int>(w.chunk),
                             static_cast<int>(w.chunks),
-                            a.level == SelectLevel::kHead};
+                            a.level == SelectLevel::kHead,
+                            a.only_scored};
   for (int pass = 0; pass < kRadixPasses && w.chunks > 0; ++pass) {
     LONGHAUL_TRY(cuda.launched(launch(select_histogram, grid_of(w.chunks, a.kv_heads), dim3(kThreads),
                                       sizeof(SelectStorage), cuda.handle(), params, pass),

@@ -75,6 +75,12 @@ uint64_t Engine::ingest_together(std::vector<uint64_t> sequences, std::vector<in
   return submit(std::make_unique<IngestTogetherTask>(std::move(sequences), std::move(tokens)));
 }
 
+uint64_t Engine::ingest_shared(std::vector<uint64_t> sequences, std::vector<int32_t> tokens,
+                               std::vector<int32_t> budgets) {
+  return submit(
+      std::make_unique<IngestSharedTask>(std::move(sequences), std::move(tokens), std::move(budgets)));
+}
+
 uint64_t Engine::generate(uint64_t sequence, std::vector<int32_t> tokens, GenerateOptions options) {
   return submit(std::make_unique<GenerateTask>(sequence, std::move(tokens), std::move(options)));
 }

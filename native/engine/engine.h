@@ -54,6 +54,8 @@ struct Event {
   uint64_t sequence = 0;                       // kDone of create_sequence and import_sequence
   std::shared_ptr<const SequenceImage> image;  // kDone of export_sequence
   std::vector<uint8_t> bytes;                  // kDone of export_rows
+  int64_t reserved_bytes = 0;                  // of the working cache of ingest_shared, until kDone
+  int64_t peak_bytes = 0;                      // the most that it held
   Status status;
 };
 
@@ -134,6 +136,10 @@ class Engine {
   // The same tokens into several sequences with blocks of one size and no pending token: each ends as ingest()
   // would leave it, while weights are read once a block. `done` and `total` are tokens of one of them.
   uint64_t ingest_together(std::vector<uint64_t> sequences, std::vector<int32_t> tokens);
+  // The same tokens into several empty sequences by one prefill that they share (engine/shared_prefill.h).
+  // `budgets` [layers] are the rows a head that the working cache may keep. Nothing is in them before kDone.
+  uint64_t ingest_shared(std::vector<uint64_t> sequences, std::vector<int32_t> tokens,
+                         std::vector<int32_t> budgets);
   // Runs `tokens` (behind a pending one), then draws up to max_tokens, fewer when the model's positions end.
   // kDone: `done` tokens of the question are in the stream, and every token told; the last told may be pending.
   uint64_t generate(uint64_t sequence, std::vector<int32_t> tokens, GenerateOptions options);

@@ -170,7 +170,8 @@ Status Sequence::make_positions(int64_t rows) {
   return Status();
 }
 
-Result<Segment> Sequence::stage(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict) {
+Result<Segment> Sequence::stage(std::span<const int32_t> tokens, std::span<const int32_t> observers,
+                                bool evict) {
   LONGHAUL_ASSERT(static_cast<int64_t>(tokens.size()) <= policy_.block);
   pass_tokens_.assign(tokens.begin(), tokens.end());
   pass_tokens_.insert(pass_tokens_.end(), observers.begin(), observers.end());
@@ -182,12 +183,12 @@ Result<Segment> Sequence::stage(std::span<const int32_t> tokens, std::span<const
   std::iota(pass_positions_.begin() + static_cast<int64_t>(tokens.size()), pass_positions_.end(),
             policy_.prompt_at_last_position ? end - 1 : end);
   return Segment{.cache = cache_.get(),
-          .policy = &policy_,
-          .tokens = pass_tokens_,
-          .positions = pass_positions_,
-          .rows = static_cast<int32_t>(tokens.size()),
-          .observers = static_cast<int32_t>(observers.size()),
-          .evict = evict};
+                 .policy = &policy_,
+                 .tokens = pass_tokens_,
+                 .positions = pass_positions_,
+                 .rows = static_cast<int32_t>(tokens.size()),
+                 .observers = static_cast<int32_t>(observers.size()),
+                 .evict = evict};
 }
 
 Status Sequence::forward(Transformer& model, PagePool& pool, std::span<const Segment> segments,

@@ -124,6 +124,7 @@ class Sequence {
   SequenceCache& cache() { return *cache_; }
 
  private:
+  friend class SharedPrefill;
   Sequence(Transformer& model, PagePool& pool, MemoryPolicy policy)
       : model_(model), pool_(pool), policy_(std::move(policy)) {}
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/shared_prefill.h"
 
 namespace longhaul {
 
@@ -69,6 +70,24 @@ class IngestTogetherTask final : public Task {
   std::vector<int32_t> tokens_;
   size_t done_ = 0;
   bool admitted_ = false;
+};
+
+// Takes tokens into several empty sequences by one prefill that they share. A step is a block.
+class IngestSharedTask final : public Task {
+ public:
+  IngestSharedTask(std::vector<uint64_t> sequences, std::vector<int32_t> tokens, std::vector<int32_t> budgets)
+      : sequences_(std::move(sequences)), tokens_(std::move(tokens)), budgets_(std::move(budgets)) {}
+  Result<bool> step(Engine& engine) override;
+  std::optional<Event> cancelled_event() const override;
+  std::span<const uint64_t> lanes() const override { return sequences_; }
+
+ private:
+  Event told(EventKind kind) const;
+
+  std::vector<uint64_t> sequences_;
+  std::vector<int32_t> tokens_;
+  std::vector<int32_t> budgets_;  // until prefill_ has them
+  std::unique_ptr<SharedPrefill> prefill_;
 };
 
 // Steps are the blocks of the question, the last of which draws the answer's first token, and evictions of a

@@ -116,8 +116,7 @@ Status SequenceCache::settle_together(std::span<SequenceCache* const> caches) {
     most_inside += most;
     if (count[1] == count[0]) continue;
     count[1] = count[0];
-    LONGHAUL_TRY(
-        cache->backend_->upload(*cache->stream_, cache->free_count_.data, count.data(), sizeof count));
+    LONGHAUL_TRY(cache->backend_->upload(*cache->stream_, cache->free_count_.data, count.data(), sizeof count));
   }
   caches.front()->pool_->account(used_before, used_after, most_inside);
   return Status();

@@ -5,7 +5,8 @@
 namespace longhaul {
 
 EvictionScratch EvictionScratch::lay_out(Arena& arena, Backend& backend, const PageArrays& pages,
-                                         int32_t kv_heads, int64_t capacity, int32_t queries, int32_t heads) {
+                                         int32_t kv_heads, int64_t capacity, int64_t shared_capacity,
+                                         int32_t queries, int32_t heads) {
   EvictionScratch scratch;
   scratch.scores = arena.take(DType::kF32, {kv_heads, capacity});
   scratch.kept = arena.take(DType::kI32, {kv_heads, capacity});
@@ -14,12 +15,17 @@ EvictionScratch EvictionScratch::lay_out(Arena& arena, Backend& backend, const P
   scratch.unused_lse = arena.take(DType::kF32, {capacity / kPageRows, 1});
   scratch.equal_weights = arena.take(DType::kF32, {kv_heads, capacity / kPageRows, 1});
   scratch.first_row = arena.take(DType::kI32, {kv_heads});
+  scratch.best_ranks = arena.take(DType::kF32, {kv_heads, shared_capacity});
   const Ops& ops = backend.ops();
   const Tensor q = Tensor::dense(nullptr, DType::kF32, {queries, heads, pages.k.shape[2]});
-  const size_t bytes = std::max(
+  size_t bytes = std::max(
       {ops.score_keys_workspace({.pages = pages, .q = q, .scores = scratch.scores, .kv_heads = kv_heads}),
        ops.key_diversity_workspace({.pages = pages, .scores = scratch.scores, .kv_heads = kv_heads}),
        ops.select_workspace({.scores = scratch.scores, .kv_heads = kv_heads, .kept = scratch.kept})});
+  if (shared_capacity > 0) {
+    bytes = std::max(
+        bytes, ops.rank_rows_workspace({.scores = scratch.scores, .kept = scratch.kept, .kv_heads = kv_heads}));
+  }
   scratch.workspace = {arena.take_bytes(bytes), bytes};
   return scratch;
 }
@@ -42,9 +48,20 @@ Status share_scores(Backend& backend, Stream& stream, const EvictionScratch& scr
   return run(backend, stream, GatherRowsArgs{.x = mean, .index = scratch.first_row, .out = scratch.scores});
 }
 
+// What was selected stays.
+Status keep_rows(Backend& backend, Stream& stream, const PageArrays& pages, const CacheView* view,
+                 const EvictionScratch& scratch) {
+  return run(backend, stream,
+             CompactArgs{.pages = pages,
+                         .view = view,
+                         .kept = scratch.kept,
+                         .kept_count = scratch.kept_count,
+                         .kv_heads = static_cast<int32_t>(scratch.scores.shape[0])});
+}
+
 }  // namespace
 
-Status evict_layer(Backend& backend, Stream& stream, const PageArrays& pages, const MemoryPolicy& policy,
+Status select_rows(Backend& backend, Stream& stream, const PageArrays& pages, const MemoryPolicy& policy,
                    const EvictionInput& input, const EvictionScratch& scratch, EvictionObserver* observer) {
   const int32_t kv_heads = static_cast<int32_t>(scratch.scores.shape[0]);
   SelectArgs select{.view = input.view,
@@ -103,13 +120,42 @@ Status evict_layer(Backend& backend, Stream& stream, const PageArrays& pages, co
   if (observer != nullptr) {
     LONGHAUL_TRY(observer->on_scores(input.layer, select.scores, score.window + input.observers));
   }
-  LONGHAUL_TRY(run(backend, stream, select, scratch.workspace));
+  return run(backend, stream, select, scratch.workspace);
+}
+
+Status evict_layer(Backend& backend, Stream& stream, const PageArrays& pages, const MemoryPolicy& policy,
+                   const EvictionInput& input, const EvictionScratch& scratch, EvictionObserver* observer) {
+  LONGHAUL_TRY(select_rows(backend, stream, pages, policy, input, scratch, observer));
+  return keep_rows(backend, stream, pages, input.view, scratch);
+}
+
+Status join_union(Backend& backend, Stream& stream, const CacheView* view, const MemoryPolicy& policy,
+                  bool first, const EvictionScratch& scratch) {
   return run(backend, stream,
-             CompactArgs{.pages = pages,
-                         .view = input.view,
-                         .kept = scratch.kept,
-                         .kept_count = scratch.kept_count,
-                         .kv_heads = kv_heads});
+             RankRowsArgs{.view = view,
+                          .scores = scratch.scores,
+                          .kept = scratch.kept,
+                          .kept_count = scratch.kept_count,
+                          .kv_heads = static_cast<int32_t>(scratch.scores.shape[0]),
+                          .level = policy.selection_level(),
+                          .accumulate = !first,
+                          .best = scratch.best_ranks},
+             scratch.workspace);
+}
+
+Status keep_union(Backend& backend, Stream& stream, const PageArrays& pages, const CacheView* view,
+                  const MemoryPolicy& policy, int32_t budget, const EvictionScratch& scratch) {
+  LONGHAUL_TRY(run(backend, stream,
+                   SelectArgs{.view = view,
+                              .scores = scratch.best_ranks,
+                              .kv_heads = static_cast<int32_t>(scratch.scores.shape[0]),
+                              .budget = budget,
+                              .level = policy.selection_level(),
+                              .only_scored = true,
+                              .kept = scratch.kept,
+                              .kept_count = scratch.kept_count},
+                   scratch.workspace));
+  return keep_rows(backend, stream, pages, view, scratch);
 }
 
 }  // namespace longhaul

@@ -18,14 +18,18 @@ struct EvictionScratch {
   Tensor unused_lse;     // [capacity / page, 1] f32
   Tensor equal_weights;  // [kv_heads, capacity / page, 1] f32, zero
   Tensor first_row;      // [kv_heads] i32, zero
+  Tensor best_ranks;     // [kv_heads, shared_capacity] f32, of keep_union
   Workspace workspace;
 
-  // For heads of up to `capacity` rows, whole pages, and up to `queries` observing rows of `heads` query heads.
+  // For heads of up to `capacity` rows, whole pages, and up to `queries` observing rows of `heads` query heads;
+  // of them up to `shared_capacity` where several policies select.
   static EvictionScratch lay_out(Arena& arena, Backend& backend, const PageArrays& pages, int32_t kv_heads,
-                                 int64_t capacity, int32_t queries, int32_t heads);
+                                 int64_t capacity, int64_t shared_capacity, int32_t queries, int32_t heads);
 };
 
-// The step's rows of this sequence: `rows` kept ones, then `observers` that are dropped again.
+// The step's rows of this sequence: `rows` kept ones, then `observers` that are dropped again. `rows` is 0
+// where `q` has the observers only, as with a full tail that is evicted alone, or one of several prompts behind
+// a block.
 struct EvictionInput {
   const CacheView* view = nullptr;  // this layer, device memory; the rows are appended already
   Tensor q;                         // [rows + observers, heads, dim], after RoPE
@@ -43,7 +47,21 @@ class EvictionObserver {
   virtual Status on_scores(int32_t layer, const Tensor& scores, int32_t unscored_last) = 0;
 };
 
+// Scores the layer's rows and leaves those that the policy keeps in scratch.kept and kept_count. No row moves.
+Status select_rows(Backend& backend, Stream& stream, const PageArrays& pages, const MemoryPolicy& policy,
+                   const EvictionInput& input, const EvictionScratch& scratch, EvictionObserver* observer);
+
+// select_rows, then only those rows stay.
 Status evict_layer(Backend& backend, Stream& stream, const PageArrays& pages, const MemoryPolicy& policy,
                    const EvictionInput& input, const EvictionScratch& scratch, EvictionObserver* observer);
+
+// Several policies over one cache: after each select_rows of one of them, its selection joins the union;
+// `first` begins a new one. The policies have one level.
+Status join_union(Backend& backend, Stream& stream, const CacheView* view, const MemoryPolicy& policy,
+                  bool first, const EvictionScratch& scratch);
+// Only the union's rows stay, at most `budget` a head as the policies' level counts: those with the best rank
+// in any of the selections, ties to the lowest (head, row).
+Status keep_union(Backend& backend, Stream& stream, const PageArrays& pages, const CacheView* view,
+                  const MemoryPolicy& policy, int32_t budget, const EvictionScratch& scratch);
 
 }  // namespace longhaul

@@ -77,9 +77,9 @@ void Transformer::lay_out(Arena& arena, const PageArrays& pages, const PassLimit
     bytes = std::max({bytes, ops.gemm_workspace(product), ops.gemm_workspace(one)});
   }
   workspace_ = {arena.take_bytes(bytes), bytes};
-  eviction_ = EvictionScratch::lay_out(arena, backend_, pages, static_cast<int32_t>(config_.kv_heads),
-                                       limits.scored_rows, static_cast<int32_t>(limits.observers),
-                                       static_cast<int32_t>(config_.heads));
+  eviction_ = EvictionScratch::lay_out(
+      arena, backend_, pages, static_cast<int32_t>(config_.kv_heads), limits.scored_rows, limits.shared_rows,
+      static_cast<int32_t>(limits.observers), static_cast<int32_t>(config_.heads));
 }
 
 Status Transformer::prepare(PagePool& pool, const PassLimits& wanted) {
@@ -87,7 +87,8 @@ Status Transformer::prepare(PagePool& pool, const PassLimits& wanted) {
                           .head_rows = std::max(wanted.head_rows, limits_.head_rows),
                           .scored_rows = std::max(wanted.scored_rows, limits_.scored_rows),
                           .observers = std::max(wanted.observers, limits_.observers),
-                          .sequences = std::max(wanted.sequences, limits_.sequences)};
+                          .sequences = std::max(wanted.sequences, limits_.sequences),
+                          .shared_rows = std::max(wanted.shared_rows, limits_.shared_rows)};
   if (limits == limits_) return Status();
 
   // Measuring overwrites the tensors, so a refusal has to lay the old memory out again.
@@ -157,7 +158,8 @@ Status Transformer::forward(PagePool& pool, std::span<const Segment> segments, P
   if (pass_role_ == RowRole::kDecode && observer == nullptr && backend_.can_capture()) {
     LONGHAUL_TRY(replay_layers(pool, segments));
   } else {
-    LONGHAUL_TRY(run_layers(pool, segments, observer));
+    const Attend attend = [&](int32_t layer) { return attend_segments(pool, layer, segments, observer); };
+    LONGHAUL_TRY(run_layers(attend, observer));
   }
   for (const Segment& segment : segments) LONGHAUL_TRY(segment.cache->collect());
   return Status();
@@ -170,7 +172,8 @@ Status Transformer::replay_layers(PagePool& pool, std::span<const Segment> segme
   });
   if (pass == recorded_.end()) {
     LONGHAUL_TRY(backend_.begin_capture(*stream_));
-    const Status status = run_layers(pool, segments, nullptr);
+    const Attend attend = [&](int32_t layer) { return attend_segments(pool, layer, segments, nullptr); };
+    const Status status = run_layers(attend, nullptr);
     Result<std::unique_ptr<Graph>> graph = backend_.end_capture(*stream_);
     LONGHAUL_TRY(status);
     LONGHAUL_TRY(graph.status());
@@ -179,7 +182,7 @@ Status Transformer::replay_layers(PagePool& pool, std::span<const Segment> segme
   return backend_.replay(*stream_, *pass->graph);
 }
 
-Status Transformer::run_layers(PagePool& pool, std::span<const Segment> segments, PassObserver* observer) {
+Status Transformer::run_layers(const Attend& attend, PassObserver* observer) {
   const int64_t rows = pass_rows_;
   if (rows > 0) {
     LONGHAUL_TRY(
@@ -193,7 +196,7 @@ Status Transformer::run_layers(PagePool& pool, std::span<const Segment> segments
                                    .sin = sin_.slice(0, rows)}));
   }
   for (int32_t layer = 0; layer < config_.layers; ++layer) {
-    LONGHAUL_TRY(attention_block(pool, layer, segments, observer));
+    LONGHAUL_TRY(attention_block(layer, attend, observer));
     if (rows > 0) LONGHAUL_TRY(mlp_block(weights_.layers[layer]));
   }
   if (rows > 0) {
@@ -207,79 +210,107 @@ Status Transformer::run_layers(PagePool& pool, std::span<const Segment> segments
   return Status();
 }
 
-Status Transformer::attention_block(PagePool& pool, int32_t layer, std::span<const Segment> segments,
-                                    PassObserver* observer) {
+Tensor Transformer::queries() const {
+  const int64_t width = config_.heads * config_.head_dim;
+  return qkv_.slice(0, pass_rows_).narrow(1, 0, width).split_last(config_.head_dim);
+}
+
+Tensor Transformer::keys() const {
+  const int64_t width = config_.kv_heads * config_.head_dim;
+  return qkv_.slice(0, pass_rows_)
+      .narrow(1, config_.heads * config_.head_dim, width)
+      .split_last(config_.head_dim);
+}
+
+Tensor Transformer::values() const {
+  const int64_t width = config_.kv_heads * config_.head_dim;
+  return qkv_.slice(0, pass_rows_)
+      .narrow(1, config_.heads * config_.head_dim + width, width)
+      .split_last(config_.head_dim);
+}
+
+float Transformer::attention_scale() const {
+  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
+}
+
+Status Transformer::attention_block(int32_t layer, const Attend& attend, PassObserver* observer) {
   const LayerWeights& weights = weights_.layers[layer];
   const int64_t rows = pass_rows_;
-  const int64_t dim = config_.head_dim;
-  const int64_t q_width = config_.heads * dim;
-  const int64_t kv_width = config_.kv_heads * dim;
+  if (rows == 0) return attend(layer);
   const float eps = static_cast<float>(config_.rms_norm_eps);
-  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
-  const CacheView* views = views_.slice(layer, 1).as<const CacheView>();
-  const Tensor qkv = qkv_.slice(0, rows);
-  const Tensor q = qkv.narrow(1, 0, q_width).split_last(dim);
-  const Tensor k = qkv.narrow(1, q_width, kv_width).split_last(dim);
-  const Tensor v = qkv.narrow(1, q_width + kv_width, kv_width).split_last(dim);
-
-  if (rows > 0) {
-    const Tensor x = residual_.slice(0, rows);
-    LONGHAUL_TRY(run(backend_, *stream_,
-                     RmsNormArgs{.x = x,
-                                 .delta = layer == 0 ? Tensor() : delta_.slice(0, rows),
-                                 .weight = weights.attention_norm.tensor,
-                                 .out = normed_.slice(0, rows),
-                                 .eps = eps}));
-    if (observer != nullptr) LONGHAUL_TRY(observer->on_hidden(layer, x));
-    LONGHAUL_TRY(gemm(normed_.slice(0, rows), weights.qkv, weights.qkv_bias.tensor, qkv));
-    if (config_.qk_norm) {
-      LONGHAUL_TRY(
-          run(backend_, *stream_, RmsNormArgs{.x = q, .weight = weights.q_norm.tensor, .out = q, .eps = eps}));
-      LONGHAUL_TRY(
-          run(backend_, *stream_, RmsNormArgs{.x = k, .weight = weights.k_norm.tensor, .out = k, .eps = eps}));
-    }
-    const Tensor cos = cos_.slice(0, rows);
-    const Tensor sin = sin_.slice(0, rows);
-    LONGHAUL_TRY(run(backend_, *stream_, RopeArgs{.x = q, .cos = cos, .sin = sin}));
-    LONGHAUL_TRY(run(backend_, *stream_,
-                     AppendArgs{.pages = pool.arrays(),
-                                .views = views,
-                                .sequences = static_cast<int64_t>(segments.size()),
-                                .k = k,
-                                .v = v,
-                                .positions = positions_.slice(0, rows),
-                                .cos = cos,
-                                .sin = sin}));
-    LONGHAUL_TRY(run(backend_, *stream_,
-                     AttentionArgs{.pages = pool.arrays(),
-                                   .views = views,
-                                   .sequences = static_cast<int64_t>(segments.size()),
-                                   .q = q,
-                                   .out = attended_.slice(0, rows).split_last(dim),
-                                   .kv_heads = static_cast<int32_t>(config_.kv_heads),
-                                   .scale = scale,
-                                   .max_length = pass_length_,
-                                   .role = pass_role_},
-                     workspace_));
+  const Tensor x = residual_.slice(0, rows);
+  LONGHAUL_TRY(run(backend_, *stream_,
+                   RmsNormArgs{.x = x,
+                               .delta = layer == 0 ? Tensor() : delta_.slice(0, rows),
+                               .weight = weights.attention_norm.tensor,
+                               .out = normed_.slice(0, rows),
+                               .eps = eps}));
+  if (observer != nullptr) LONGHAUL_TRY(observer->on_hidden(layer, x));
+  LONGHAUL_TRY(gemm(normed_.slice(0, rows), weights.qkv, weights.qkv_bias.tensor, qkv_.slice(0, rows)));
+  const Tensor q = queries();
+  if (config_.qk_norm) {
+    const Tensor k = keys();
+    LONGHAUL_TRY(
+        run(backend_, *stream_, RmsNormArgs{.x = q, .weight = weights.q_norm.tensor, .out = q, .eps = eps}));
+    LONGHAUL_TRY(
+        run(backend_, *stream_, RmsNormArgs{.x = k, .weight = weights.k_norm.tensor, .out = k, .eps = eps}));
   }
+  LONGHAUL_TRY(
+      run(backend_, *stream_, RopeArgs{.x = q, .cos = cos_.slice(0, rows), .sin = sin_.slice(0, rows)}));
+  LONGHAUL_TRY(attend(layer));
+  return gemm(attended_.slice(0, rows), weights.output, weights.output_bias.tensor, delta_.slice(0, rows));
+}
 
+Status Transformer::append_rows(PagePool& pool, const CacheView* views, int64_t count) {
+  return run(backend_, *stream_,
+             AppendArgs{.pages = pool.arrays(),
+                        .views = views,
+                        .sequences = count,
+                        .k = keys(),
+                        .v = values(),
+                        .positions = positions_.slice(0, pass_rows_),
+                        .cos = cos_.slice(0, pass_rows_),
+                        .sin = sin_.slice(0, pass_rows_)});
+}
+
+Status Transformer::attend_rows(PagePool& pool, const CacheView* views, int64_t count) {
+  return run(backend_, *stream_,
+             AttentionArgs{.pages = pool.arrays(),
+                           .views = views,
+                           .sequences = count,
+                           .q = queries(),
+                           .out = attended_.slice(0, pass_rows_).split_last(config_.head_dim),
+                           .kv_heads = static_cast<int32_t>(config_.kv_heads),
+                           .scale = attention_scale(),
+                           .max_length = pass_length_,
+                           .role = pass_role_},
+             workspace_);
+}
+
+Status Transformer::attend_segments(PagePool& pool, int32_t layer, std::span<const Segment> segments,
+                                    PassObserver* observer) {
+  const CacheView* views = views_.slice(layer, 1).as<const CacheView>();
+  const int64_t count = static_cast<int64_t>(segments.size());
+  if (pass_rows_ > 0) {
+    LONGHAUL_TRY(append_rows(pool, views, count));
+    LONGHAUL_TRY(attend_rows(pool, views, count));
+  }
   int64_t row = 0;
   for (size_t s = 0; s < segments.size(); ++s) {
     const Segment& segment = segments[s];
     if (segment.evict) {
       const EvictionInput input{.view = views + s,
-                                .q = q.slice(row, segment.rows + segment.observers),
+                                .q = queries().slice(row, segment.rows + segment.observers),
                                 .layer = layer,
                                 .rows = segment.rows,
                                 .observers = segment.observers,
-                                .scale = scale};
+                                .scale = attention_scale()};
       LONGHAUL_TRY(evict_layer(backend_, *stream_, pool.arrays(), *segment.policy, input, eviction_, observer));
       if (observer != nullptr) LONGHAUL_TRY(observer->on_evicted(layer));
     }
     row += segment.rows + segment.observers;
   }
-  if (rows == 0) return Status();
-  return gemm(attended_.slice(0, rows), weights.output, weights.output_bias.tensor, delta_.slice(0, rows));
+  return Status();
 }
 
 Status Transformer::mlp_block(const LayerWeights& weights) {

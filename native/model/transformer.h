@@ -1,6 +1,7 @@
 // One forward pass of a Llama-family model over rows of several sequences, written in ops only.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -28,6 +29,24 @@ struct Segment {
   bool evict = false;  // down to the policy's budget, layer by layer
 };
 
+// One of several prompts behind the same block.
+struct SharedPrompt {
+  const MemoryPolicy* policy = nullptr;
+  std::span<const int32_t> tokens;
+  std::span<const int32_t> positions;
+  SequenceCache* target = nullptr;  // gets the rows that the prompt selects; null: nobody yet
+};
+
+// A pass over one block whose rows several prompts rate. Prompts see the cache, the block and themselves, not
+// each other; policies differ in their prompt only. The union of their selections stays in the cache.
+struct SharedPass {
+  SequenceCache* cache = nullptr;
+  std::span<const int32_t> tokens;     // [rows] of the block
+  std::span<const int32_t> positions;  // [rows]
+  std::span<const SharedPrompt> prompts;
+  std::span<const int32_t> budgets;  // [layers] rows a head that the union may have
+};
+
 // Watches a pass; for golden cases, embeddings and evaluation. Tensors are device memory.
 class PassObserver : public EvictionObserver {
  public:
@@ -43,7 +62,8 @@ struct PassLimits {
   int64_t head_rows = 0;    // that any head holds
   int64_t scored_rows = 0;  // that a head holds when it is evicted
   int64_t observers = 0;
-  int64_t sequences = 1;  // of one pass
+  int64_t sequences = 1;    // segments; of a shared pass two a prompt and one
+  int64_t shared_rows = 0;  // that a head holds when several prompts select
 
   bool operator==(const PassLimits&) const = default;
 };
@@ -73,6 +93,9 @@ class Transformer {
   // normed states of the pass's rows. Decode passes are recorded where that saves time, and replayed.
   Status forward(PagePool& pool, std::span<const Segment> segments, PassObserver* observer = nullptr);
 
+  // The same for a shared pass: its cache collects, and its targets.
+  Status forward(PagePool& pool, const SharedPass& pass);
+
   // [rows of the last pass, hidden] act.
   Tensor hidden_rows() const { return normed_.slice(0, pass_rows_); }
 
@@ -87,12 +110,25 @@ class Transformer {
   void lay_out(Arena& arena, const PageArrays& pages, const PassLimits& limits);
   // Brings tokens, positions and views to the device and decides the pass's shape.
   Status stage(std::span<const Segment> segments);
+  // What a layer does with the queries, keys and values of the pass's rows: fills attended_ from qkv_.
+  using Attend = std::function<Status(int32_t layer)>;
   // The ops of a pass, from the embedding to the final norm.
-  Status run_layers(PagePool& pool, std::span<const Segment> segments, PassObserver* observer);
+  Status run_layers(const Attend& attend, PassObserver* observer);
   // The same as one recorded graph; recorded when the pass is the first of its shape.
   Status replay_layers(PagePool& pool, std::span<const Segment> segments);
-  Status attention_block(PagePool& pool, int32_t layer, std::span<const Segment> segments,
+  Status attention_block(int32_t layer, const Attend& attend, PassObserver* observer);
+  Status attend_segments(PagePool& pool, int32_t layer, std::span<const Segment> segments,
                          PassObserver* observer);
+  Status attend_shared(PagePool& pool, int32_t layer, const SharedPass& pass);
+  // The rows of `count` segments, of which `views` are the first's in a layer, go to their caches and look
+  // back.
+  Status append_rows(PagePool& pool, const CacheView* views, int64_t count);
+  Status attend_rows(PagePool& pool, const CacheView* views, int64_t count);
+  // The parts of qkv_. [rows, heads, head_dim]
+  Tensor queries() const;
+  Tensor keys() const;
+  Tensor values() const;
+  float attention_scale() const;
   Status mlp_block(const LayerWeights& weights);
   Status gemm(const Tensor& x, const Weight& weight, const Tensor& bias, const Tensor& out);
 

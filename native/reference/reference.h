@@ -22,6 +22,8 @@ Status key_diversity(Stream&, const KeyDiversityArgs&, Workspace);
 Status select(Stream&, const SelectArgs&, Workspace);
 Status compact(Stream&, const CompactArgs&);
 Status pack_positions(Stream&, const PackPositionsArgs&);
+Status rank_rows(Stream&, const RankRowsArgs&, Workspace);
+Status copy_rows(Stream&, const CopyRowsArgs&);
 Status sample(Stream&, const SampleArgs&, Workspace);
 Status route(Stream&, const RouteArgs&);
 Status expert_shrink(Stream&, const ExpertShrinkArgs&, Workspace);

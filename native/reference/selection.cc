@@ -27,11 +27,17 @@ void choose(const SelectArgs& a, const std::vector<int32_t>& rows, int32_t first
             std::vector<std::vector<bool>>& keep) {
   int64_t total = 0;
   for (int32_t h = first; h < last; ++h) total += rows[static_cast<size_t>(h)];
+  int64_t unscored = 0;
   std::vector<Candidate> candidates;
   for (int32_t h = first; h < last; ++h) {
     const int32_t n = rows[static_cast<size_t>(h)];
     for (int32_t r = 0; r < n; ++r) {
-      if (total <= slots || r < a.protect_first || r >= n - a.protect_last) {
+      const bool is_protected = r < a.protect_first || r >= n - a.protect_last;
+      if (a.only_scored && !is_protected && std::isnan(a.scores.as<float>()[row_at(a.scores, h) + r])) {
+        ++unscored;
+        continue;
+      }
+      if (total <= slots || is_protected) {
         keep[static_cast<size_t>(h)][static_cast<size_t>(r)] = true;
         continue;
       }
@@ -40,7 +46,7 @@ void choose(const SelectArgs& a, const std::vector<int32_t>& rows, int32_t first
       candidates.push_back({h, r, score});
     }
   }
-  const int64_t taken = total - static_cast<int64_t>(candidates.size());
+  const int64_t taken = total - unscored - static_cast<int64_t>(candidates.size());
   std::sort(candidates.begin(), candidates.end(), better);
   const auto open = static_cast<size_t>(std::max<int64_t>(slots - taken, 0));
   for (size_t i = 0; i < std::min(open, candidates.size()); ++i) {

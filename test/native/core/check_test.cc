@@ -245,6 +245,17 @@ TEST_F(CheckTest, Eviction) {
   p.end = 107;
   p.frequencies = of(DType::kF64, {16});
   rejects(p, "pack_positions: frequencies is [16], needs [8]");
+  CopyRowsArgs copy{pages(16), kViews, kViews + 1, i32({2, 100}), i32({2}), 2};
+  accepts(copy);
+  copy.target = copy.source;
+  rejects(copy, "copy_rows: source and target are the same");
+  copy = {pages(16), kViews, kViews + 1, i32({2, 100}), i32({3}), 2};
+  rejects(copy, "copy_rows: kept_count is [3], needs [2]");
+  RankRowsArgs rank{kViews, f32({2, 100}), i32({2, 90}), i32({2}), 2};
+  rank.best = f32({2, 80});
+  accepts(rank);
+  rank.best = f32({3, 80});
+  rejects(rank, "rank_rows: best is [3, 80], needs [2, *]");
 }
 
 TEST_F(CheckTest, Sample) {
