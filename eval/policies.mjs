@@ -16,6 +16,7 @@ const OPTIONS = [
   "instruction",
   "match",
   "builder",
+  "union",
   "clustering",
   "embed",
 ];

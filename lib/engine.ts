@@ -4,8 +4,9 @@ import { Conversation, type Input, requireTokenIds } from "./conversation.js";
 import { type DeviceName, requireDevice } from "./device.js";
 import { Dialogue } from "./dialogue.js";
 import { BatchedBuilder } from "./episodes/batched-builder.js";
-import { type EpisodeSettings, toEpisodeSettings } from "./episodes/options.js";
+import { type EpisodeSettings, toEpisodeSettings, unionOf } from "./episodes/options.js";
 import { PerEpisodeBuilder } from "./episodes/per-episode-builder.js";
+import { SharedBuilder } from "./episodes/shared-builder.js";
 import { type EpisodeContext, EpisodeStreams } from "./episodes/streams.js";
 import { invalidOption, requireInteger, requireOneOf, requireString, throwIfAborted } from "./errors.js";
 import { type GenerateOptions, type GenerationDefaults, readGenerationDefaults } from "./generation.js";
@@ -391,8 +392,12 @@ export class Engine {
       Sequence.create(runner, { ...scored, prompt: Int32Array.from(prompt) });
     const embed = (signal: AbortSignal) =>
       settings.embed ?? ((texts: readonly string[]) => this.embed(texts, { signal }));
-    const Builder = settings.builder === "batched" ? BatchedBuilder : PerEpisodeBuilder;
-    const builder = new Builder(create, policy.block);
+    const makeBuilder = {
+      "per-episode": () => new PerEpisodeBuilder(create, policy.block),
+      batched: () => new BatchedBuilder(create, policy.block),
+      shared: () => new SharedBuilder(create, policy.block, unionOf(settings, policy.budgets)),
+    };
+    const builder = makeBuilder[settings.builder]();
     return { settings, tokenizer, template, model, embed, builder, policy };
   }
 

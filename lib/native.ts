@@ -18,6 +18,9 @@ export interface NativeEvent {
   readonly image?: NativeSequenceImage;
   /** Of exportRows: keys, then values of one head. */
   readonly bytes?: Uint8Array;
+  /** Of ingestShared: bytes of its working cache, set aside and held at most. */
+  readonly reserved: number;
+  readonly peak: number;
   readonly code?: ErrorCode;
   readonly message?: string;
 }
@@ -148,6 +151,8 @@ export interface NativeEngine {
   ingest(sequence: number, tokens: Int32Array, intoTail: boolean): number;
   /** Sequences with blocks of one size. */
   ingestTogether(sequences: readonly number[], tokens: Int32Array): number;
+  /** Empty sequences that differ in their prompt; nothing is in them until it is done. `budgets`: [layers] rows. */
+  ingestShared(sequences: readonly number[], tokens: Int32Array, budgets: Int32Array): number;
   generate(sequence: number, tokens: Int32Array, options: NativeGenerateOptions): number;
   truncate(sequence: number, tokens: number): number;
   exportSequence(sequence: number): number;

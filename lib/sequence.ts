@@ -122,14 +122,37 @@ export class Sequence {
   static async ingestTogether(
     sequences: readonly Sequence[],
     ids: readonly number[],
-    { signal, onProgress }: IngestOptions,
+    options: IngestOptions,
   ): Promise<void> {
-    const [first] = sequences;
-    if (first === undefined) return;
     const tokens = Int32Array.from(ids);
+    await Sequence.#ingestAll(sequences, options, (native, targets) => native.ingestTogether(targets, tokens));
+  }
+
+  /**
+   * Runs `ids` once for several empty sequences of one engine, whose prompts select rows of one working cache with
+   * `budgets` rows a KV head in each layer. They stay empty when the signal aborts. Resolves with the working cache's bytes.
+   */
+  static async ingestShared(
+    sequences: readonly Sequence[],
+    ids: readonly number[],
+    budgets: readonly number[],
+    options: IngestOptions,
+  ): Promise<{ readonly reserved: number; readonly peak: number }> {
+    const [tokens, most] = [Int32Array.from(ids), Int32Array.from(budgets)];
+    return Sequence.#ingestAll(sequences, options, (native, targets) =>
+      native.ingestShared(targets, tokens, most),
+    );
+  }
+
+  static async #ingestAll(
+    sequences: readonly Sequence[],
+    { signal, onProgress }: IngestOptions,
+    start: (native: NativeEngine, targets: readonly number[]) => number,
+  ): Promise<NativeEvent> {
+    const runner = (sequences[0] as Sequence).#runner;
     const targets = sequences.map((sequence) => sequence.#id);
     try {
-      await first.#runner.run((native) => native.ingestTogether(targets, tokens), {
+      return await runner.run((native) => start(native, targets), {
         signal,
         onEvent: (progress: NativeEvent) => onProgress?.(progress.done),
       });

@@ -185,6 +185,12 @@ export const memoryOptions: OptionSpecs = {
     help: "epicache: how the caches are made of the history; default per-episode",
     group: "Memory",
   },
+  union: {
+    type: "string",
+    value: "ROWS",
+    help: "epicache with builder shared: rows a head of the cache that all episodes share meanwhile; default twice the budget",
+    group: "Memory",
+  },
 };
 
 const EPISODE_OPTIONS = [
@@ -195,6 +201,7 @@ const EPISODE_OPTIONS = [
   "top-episodes",
   "no-instruction",
   "builder",
+  "union",
 ];
 
 /** The options of `Engine.load`. */
@@ -241,6 +248,8 @@ export function readMemoryOptions(values: Arguments) {
     throw new UsageError("--policy patched-prompt needs a --patched-prompt");
   belongsTo(values, policy, "repeat-prompt", ["kvzip"]);
   for (const option of EPISODE_OPTIONS) belongsTo(values, policy, option, ["epicache"]);
+  if (values.has("union") && values.text("builder") !== "shared")
+    throw new UsageError("--union needs --builder shared");
   const windows = defined({
     by: values.choice("windows", WINDOW_UNITS),
     size: values.integer("window-size", 1),
@@ -263,6 +272,7 @@ export function readMemoryOptions(values: Arguments) {
     topEpisodes: values.integer("top-episodes", 1) as 1 | 2 | undefined,
     instruction: values.flag("no-instruction") ? false : undefined,
     builder: values.choice("builder", BUILDERS),
+    union: values.integers("union", 1),
   });
 }
 

@@ -34,7 +34,7 @@ export class BatchedBuilder implements EpisodeBuilder {
       if (sequences.some(({ tokens }) => tokens < history.length)) throwIfAborted(signal);
       // All of them hold a layer's block at the same time.
       const peakBytes = sequences.reduce((sum, { memory }) => sum + memory.peak, 0);
-      return { sequences, forwardedTokens: tokensOfEach(request, this.#block), peakBytes };
+      return { sequences, forwardedTokens: tokensOfEach(request, this.#block), peakBytes, workingBytes: 0 };
     });
   }
 }

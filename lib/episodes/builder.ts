@@ -2,7 +2,7 @@ import { LonghaulError, throwIfAborted } from "../errors.js";
 import type { Sequence } from "../sequence.js";
 
 /** The ways to make the caches of a history's episodes. */
-export const BUILDERS = ["per-episode", "batched"] as const;
+export const BUILDERS = ["per-episode", "batched", "shared"] as const;
 
 export type BuilderName = (typeof BUILDERS)[number];
 
@@ -31,6 +31,8 @@ export interface BuiltEpisodes {
   readonly forwardedTokens: number;
   /** The most that was held in the pool for it at any time. */
   readonly peakBytes: number;
+  /** Set aside in the pool beside the sequences until they were made. */
+  readonly workingBytes: number;
 }
 
 /** Makes the caches of a history's episodes, all or none. Ways that differ in cost give caches that mean the same. */
@@ -79,8 +81,12 @@ async function reserve(
   }
 }
 
+/** The blocks that a history is read in. */
+export const blocksOf = (history: readonly number[], block: number): number =>
+  Math.ceil(history.length / block);
+
 /** Tokens that go through the model when the history does once for each prompt, and each prompt behind every block. */
 export function tokensOfEach({ prompts, history }: BuildRequest, block: number): number {
-  const blocks = Math.ceil(history.length / block);
+  const blocks = blocksOf(history, block);
   return prompts.reduce((sum, { length }) => sum + history.length + blocks * length, 0);
 }

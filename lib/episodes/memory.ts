@@ -13,10 +13,15 @@ export interface EpisodesMemory {
   /** Windows of the history. */
   readonly windows: number;
   /**
-   * Tokens that went through the model to make the caches: the history once an episode, and its prompt behind each
-   * block. What was embedded is not among them.
+   * Tokens that went through the model to make the caches: the history once an episode (with builder "shared" once),
+   * and each episode's prompt behind every block. What was embedded is not among them.
    */
   readonly forwardedTokens: number;
+  /**
+   * Bytes of the pool that were set aside beside the caches until they were made: the working cache of builder "shared",
+   * else 0.
+   */
+  readonly workingBytes: number;
   /** The episode that the last question went to. */
   readonly active: number | undefined;
   readonly list: readonly EpisodeMemory[];
@@ -44,6 +49,7 @@ export interface BuiltHistory {
   /** Tokens of the history. */
   readonly tokens: number;
   readonly forwardedTokens: number;
+  readonly workingBytes: number;
   readonly active: number | undefined;
 }
 

@@ -40,7 +40,9 @@ export interface EpisodeOptions {
   /**
    * How the caches are made of the history. "per-episode" (default) is one prefill of it after the other; "batched" runs
    * all of them in one pass a block, with the same result, so that weights are read once a block, and takes scratch memory
-   * for as many rows.
+   * for as many rows. "shared" reads the history once, the prompts of all episodes behind each block, and keeps what any
+   * of them selects in one working cache until the end: far fewer tokens go through the model, and what the caches hold
+   * was read behind the selections of all episodes.
    */
   readonly builder?: BuilderName;
   /**
@@ -48,6 +50,11 @@ export interface EpisodeOptions {
    * are attended to together; needs absolute positions, and room for twice the `budget` while it lasts. Default 1.
    */
   readonly topEpisodes?: 1 | 2;
+  /**
+   * Rows a KV head that the working cache of builder "shared" keeps, in every layer or in each: no fewer than the budget
+   * has there. Where the selections are more, those of the best rank in any episode stay. Default twice the budget.
+   */
+  readonly union?: number | readonly number[];
   /** Of k-means. Default 10 restarts, seed 0. */
   readonly clustering?: { readonly restarts?: number; readonly seed?: number };
 }
@@ -64,10 +71,13 @@ export interface EpisodeSettings {
   readonly match: "cosine" | "dot";
   readonly builder: BuilderName;
   readonly topEpisodes: 1 | 2;
+  /** Undefined: twice the budget. */
+  readonly union: number | readonly number[] | undefined;
   readonly clustering: { readonly restarts: number; readonly seed: number };
 }
 
 const MAX_EPISODES = 1024;
+const MAX_INT32 = 2 ** 31 - 1;
 const DEFAULT_SIZES = { utterances: 4, sentences: 8, tokens: 128 };
 
 /** Checks the options and fills in the defaults. */
@@ -96,6 +106,7 @@ export function toEpisodeSettings(options: EpisodeOptions & Pick<MemoryOptions, 
     match: requireOneOf("memory.match", options.match ?? "cosine", ["cosine", "dot"]),
     builder: requireOneOf("memory.builder", options.builder ?? "per-episode", BUILDERS),
     topEpisodes: topEpisodes(options),
+    union: unionRows(options),
     clustering: {
       restarts: requireInteger("memory.clustering.restarts", clustering.restarts ?? 10, 1),
       seed: requireInteger("memory.clustering.seed", clustering.seed ?? 0, 0),
@@ -120,6 +131,36 @@ function topEpisodes({ topEpisodes = 1, positions }: EpisodeOptions & Pick<Memor
     "ERR_INVALID_ARGUMENT",
     'memory.topEpisodes: 2 needs memory.positions: "absolute", for packed positions say nothing of which rows two episodes share',
   );
+}
+
+/** `union` against the budget of each layer is for `unionOf` to check. */
+function unionRows({ union, builder }: EpisodeOptions): EpisodeSettings["union"] {
+  if (union === undefined) return undefined;
+  if (builder !== "shared")
+    throw invalidOption("memory.union", 'left out unless memory.builder is "shared"', union);
+  if (!Array.isArray(union)) return requireInteger("memory.union", union, 1, MAX_INT32);
+  return union.map((rows, layer) => requireInteger(`memory.union[${layer}]`, rows, 1, MAX_INT32));
+}
+
+/** Rows a KV head that the working cache of builder "shared" keeps, in each layer. */
+export function unionOf({ union }: Pick<EpisodeSettings, "union">, budgets: ArrayLike<number>): number[] {
+  if (Array.isArray(union) && union.length !== budgets.length) {
+    throw invalidOption(
+      "memory.union",
+      `a number or one for each of the model's ${budgets.length} layers`,
+      union,
+    );
+  }
+  return Array.from(budgets, (budget, layer) => {
+    if (union === undefined) return Math.min(2 * budget, MAX_INT32);
+    const rows = typeof union === "number" ? union : (union[layer] as number);
+    if (rows >= budget) return rows;
+    throw invalidOption(
+      "memory.union",
+      `at least the budget of each layer (${budget} in layer ${layer})`,
+      union,
+    );
+  });
 }
 
 function instructionText(instruction: unknown): string | null {

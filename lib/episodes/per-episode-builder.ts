@@ -35,7 +35,7 @@ export class PerEpisodeBuilder implements EpisodeBuilder {
         peakBytes = Math.max(peakBytes, held + peak);
         held += used;
       }
-      return { sequences, forwardedTokens: tokensOfEach(request, this.#block), peakBytes };
+      return { sequences, forwardedTokens: tokensOfEach(request, this.#block), peakBytes, workingBytes: 0 };
     });
   }
 }

@@ -90,6 +90,7 @@ function readBuilt(name: string, value: unknown): BuiltState {
     plan,
     tokens: requireInt32(`${name}.tokens`, built.tokens),
     forwardedTokens: requireInteger(`${name}.forwardedTokens`, built.forwardedTokens, 0),
+    workingBytes: requireInteger(`${name}.workingBytes`, built.workingBytes, 0),
     active: active === null ? null : requireInteger(`${name}.active`, active, 0, episodes - 1),
     peakBytes: requireInteger(`${name}.peakBytes`, built.peakBytes, 0),
     dialogues,

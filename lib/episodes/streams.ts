@@ -95,7 +95,7 @@ export class EpisodeStreams implements Streams {
     const addition = write(this.#dialogue);
     const plan = await planEpisodes(this.#historyOf(input), this.#planContext(signal), signal);
     const prompts = plan.episodes.map(({ prompt }) => prompt);
-    const { sequences, forwardedTokens, peakBytes } = await builder.build({
+    const { sequences, forwardedTokens, workingBytes, peakBytes } = await builder.build({
       prompts,
       history: addition.ids,
       signal,
@@ -108,6 +108,7 @@ export class EpisodeStreams implements Streams {
       plan,
       tokens: addition.ids.length,
       forwardedTokens,
+      workingBytes,
     };
     const dialogues = sequences.map(() => this.#dialogue.fork());
     this.#built = { history, caches: new ResidentCaches(sequences), dialogues };

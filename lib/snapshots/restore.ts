@@ -1,5 +1,5 @@
 import { Dialogue } from "../dialogue.js";
-import type { Embed, EpisodeSettings } from "../episodes/options.js";
+import { type Embed, type EpisodeSettings, unionOf } from "../episodes/options.js";
 import { type EpisodesState, restoreSettings } from "../episodes/state.js";
 import { type EpisodeContext, EpisodeStreams } from "../episodes/streams.js";
 import { invalidOption, LonghaulError, requireOneOf } from "../errors.js";
@@ -91,7 +91,11 @@ function episodic(path: string, { streams, sequences }: SnapshotState, options: 
   // What has its windows is not cut into any again.
   const split = built === null ? options.split : undefined;
   if (built === null) requireFunction(path, "split", saved.split, split);
-  const settings = checked(path, () => restoreSettings(saved, embed, split));
+  const settings = checked(path, () => {
+    const restored = restoreSettings(saved, embed, split);
+    unionOf(restored, state.policy.budgets);
+    return restored;
+  });
   return ({ episodes }, restored) => ({
     streams: EpisodeStreams.restore(episodes(settings, state.policy), state, restored),
     policy: "epicache",

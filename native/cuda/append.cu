@@ -84,8 +84,8 @@ __device__ __forceinline__ void write_page(const AppendParams<In, Kv>& p, const 
 }
 
 // One block a sequence.
-__device__ __forceinline__ void take_pages(const CacheView& view, int kv_heads, int sequence,
-                                           unsigned long long* failure) {
+__device__ __forceinline__ void take_step_pages(const CacheView& view, int kv_heads, int sequence,
+                                                unsigned long long* failure) {
   const auto added = [&](int) { return view.row_count; };
   take_pages(view, kv_heads, added, [&](const Reservation& r, int32_t held) {
     const FailureKind kind = r.table_full ? FailureKind::kPageTableFull : FailureKind::kPagesExhausted;
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kThreads, 1) append_rows(const AppendParams<In
   }
   if (!p.takes_pages) return;
   __syncthreads();
-  take_pages(view, p.kv_heads, static_cast<int>(blockIdx.z), p.failure);
+  take_step_pages(view, p.kv_heads, static_cast<int>(blockIdx.z), p.failure);
 }
 
 struct TakePagesParams {
@@ -119,7 +119,7 @@ struct TakePagesParams {
 };
 
 __global__ void __launch_bounds__(kThreads, 1) append_take_pages(const TakePagesParams p) {
-  take_pages(p.views[blockIdx.x], p.kv_heads, static_cast<int>(blockIdx.x), p.failure);
+  take_step_pages(p.views[blockIdx.x], p.kv_heads, static_cast<int>(blockIdx.x), p.failure);
 }
 
 template <class In, class Kv>

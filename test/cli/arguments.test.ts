@@ -114,7 +114,7 @@ describe("options", () => {
       "--positions",
       "packed",
     ];
-    expect(readMemoryOptions(parse(...episodic, ...all, "--builder", "batched"))).toEqual({
+    expect(readMemoryOptions(parse(...episodic, ...all, "--builder", "shared", "--union", "200"))).toEqual({
       policy: "epicache",
       budget: 64,
       episodes: { min: 2, max: 6 },
@@ -123,7 +123,8 @@ describe("options", () => {
       topEpisodes: 2,
       positions: "packed",
       instruction: false,
-      builder: "batched",
+      builder: "shared",
+      union: 200,
     });
   });
 
