@@ -14,7 +14,7 @@ import type { Tokenizer } from "./text/tokenizer.js";
 
 /** How far an ingest has come. */
 export interface IngestProgress {
-  /** Tokens that have gone through the model. Policy "epicache" takes the history in once an episode. */
+  /** Tokens that have gone through the model. Policy "epicache" takes the history in once an episode, or once if shared. */
   readonly tokens: number;
   readonly total: number;
   /** The episode that is being made, from 0; policy "epicache" only, when it makes one after the other. */

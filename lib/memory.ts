@@ -106,7 +106,10 @@ export interface ConversationMemory {
   readonly bytes: number;
   /** The most that `bytes` ever was, inside prefill passes too. */
   readonly peakBytes: number;
-  /** Bytes of the pages set aside for this conversation: `peakBytes` never passes them. */
+  /**
+   * Bytes of the pages set aside for this conversation: `peakBytes` never passes them, but for the working cache that
+   * builder "shared" gave back (`episodes.workingBytes`).
+   */
   readonly reservedBytes: number;
   /** Bytes of its page tables, which are not part of the pool. */
   readonly tableBytes: number;

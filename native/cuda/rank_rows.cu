@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cuda/cache_rows.cuh"
+#include "cuda/element.cuh"
 #include "cuda/ops.h"
 #include "cuda/radix_select.cuh"
 #include "cuda/stream.h"

@@ -23,7 +23,8 @@ Status Transformer::forward(PagePool& pool, const SharedPass& pass) {
     if (prompt.target != nullptr) segments.push_back({.cache = prompt.target});
   }
   LONGHAUL_TRY(stage(segments));
-  LONGHAUL_TRY(run_layers([&](int32_t layer) { return attend_shared(pool, layer, pass); }, nullptr));
+  const auto attend = [&](int32_t layer) { return attend_shared(pool, layer, pass); };
+  LONGHAUL_TRY(run_layers(std::cref(attend), nullptr));
   LONGHAUL_TRY(pass.cache->collect());
   for (const SharedPrompt& prompt : pass.prompts) {
     if (prompt.target != nullptr) LONGHAUL_TRY(prompt.target->collect());

@@ -158,8 +158,8 @@ Status Transformer::forward(PagePool& pool, std::span<const Segment> segments, P
   if (pass_role_ == RowRole::kDecode && observer == nullptr && backend_.can_capture()) {
     LONGHAUL_TRY(replay_layers(pool, segments));
   } else {
-    const Attend attend = [&](int32_t layer) { return attend_segments(pool, layer, segments, observer); };
-    LONGHAUL_TRY(run_layers(attend, observer));
+    const auto attend = [&](int32_t layer) { return attend_segments(pool, layer, segments, observer); };
+    LONGHAUL_TRY(run_layers(std::cref(attend), observer));
   }
   for (const Segment& segment : segments) LONGHAUL_TRY(segment.cache->collect());
   return Status();
@@ -172,8 +172,8 @@ Status Transformer::replay_layers(PagePool& pool, std::span<const Segment> segme
   });
   if (pass == recorded_.end()) {
     LONGHAUL_TRY(backend_.begin_capture(*stream_));
-    const Attend attend = [&](int32_t layer) { return attend_segments(pool, layer, segments, nullptr); };
-    const Status status = run_layers(attend, nullptr);
+    const auto attend = [&](int32_t layer) { return attend_segments(pool, layer, segments, nullptr); };
+    const Status status = run_layers(std::cref(attend), nullptr);
     Result<std::unique_ptr<Graph>> graph = backend_.end_capture(*stream_);
     LONGHAUL_TRY(status);
     LONGHAUL_TRY(graph.status());

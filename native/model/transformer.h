@@ -110,7 +110,8 @@ class Transformer {
   void lay_out(Arena& arena, const PageArrays& pages, const PassLimits& limits);
   // Brings tokens, positions and views to the device and decides the pass's shape.
   Status stage(std::span<const Segment> segments);
-  // What a layer does with the queries, keys and values of the pass's rows: fills attended_ from qkv_.
+  // What a layer does with the queries, keys and values of the pass's rows: fills attended_ from qkv_. Made of a
+  // reference, for a decode step allocates nothing.
   using Attend = std::function<Status(int32_t layer)>;
   // The ops of a pass, from the embedding to the final norm.
   Status run_layers(const Attend& attend, PassObserver* observer);
