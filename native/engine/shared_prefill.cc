@@ -97,7 +97,7 @@ Status SharedPrefill::step(std::span<const int32_t> tokens) {
       continue;
     }
     sequence->cache_->expect_rows(total);
-    sequence->count(tokens);
+    sequence->count(tokens, static_cast<int64_t>(tokens.size()) - 1);
   }
   return status;
 }
