@@ -76,7 +76,10 @@ export class Conversation {
     this.#context = context;
   }
 
-  /** The chat messages so far. Plain text and token ids are not among them. */
+  /**
+   * The chat messages so far; of a conversation longer than the model's window the newest, as many as the window holds.
+   * Plain text and token ids are not among them.
+   */
   get messages(): readonly Message[] {
     return this.#context.streams.messages;
   }

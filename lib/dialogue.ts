@@ -1,4 +1,6 @@
 import { invalidOption } from "./errors.js";
+import { type LoggedMessage, MessageLog } from "./message-log.js";
+import { RenderedHistory } from "./rendered-history.js";
 import type { ChatTemplate, Message } from "./text/chat-template.js";
 import type { Tokenizer } from "./text/tokenizer.js";
 
@@ -15,8 +17,12 @@ export interface Addition {
 export interface DialogueState {
   /** Milliseconds since 1970: what templates print as the date. */
   readonly now: number;
+  /** What the template is shown. */
   readonly history: readonly Message[];
-  readonly log: readonly Message[];
+  /** When it is next tried to show it less. */
+  readonly tryAt: number;
+  /** Empty for a fork. */
+  readonly log: readonly LoggedMessage[];
   readonly generated: string | null;
   readonly unwritten: readonly Message[];
   readonly rest: string;
@@ -24,8 +30,21 @@ export interface DialogueState {
   readonly recent: readonly number[];
 }
 
+/** Who hears what a fork takes in, in the order in which it does. */
+export interface Journal {
+  /** Messages in the chat format, and what makes the model answer if `answer` is set; `ids` as they are in the fork. */
+  turn(messages: readonly Message[], answer: boolean, ids: readonly number[]): void;
+  /** Tokens that belong to no message. */
+  tokens(ids: readonly number[]): void;
+  /** As `Dialogue.answered` takes it. */
+  answered(ids: readonly number[], rest: string, chat: boolean): void;
+}
+
 /** Enough tokens of a stream for its decoder to know how the next one is written. */
 const PREFIX_TOKENS = 16;
+
+/** Characters behind an answer that belong to no message; what a template writes next overlaps with fewer. */
+const UNTOLD_CHARACTERS = 65_536;
 
 /**
  * What a token stream says: which messages it holds and how its last turn stands, so that a turn is appended as what
@@ -36,9 +55,10 @@ export class Dialogue {
   readonly #template: ChatTemplate;
   /** Templates that print a date print that of the beginning, or earlier text would change. */
   readonly #now: Date;
-  #history: Message[] = [];
-  /** The messages in the order in which they came, those of forks among them. */
-  #log: Message[] = [];
+  #history = new RenderedHistory();
+  #log: MessageLog;
+  /** A fork's, which has no log of its own. */
+  #journal: Journal | undefined;
   /** The stream behind the last generation prompt, while the last message is an answer of the model. */
   #generated: string | undefined;
   /** A system prompt, which templates may want together with the first turn. */
@@ -48,26 +68,31 @@ export class Dialogue {
   #begun = false;
   #recent: number[] = [];
 
-  constructor(tokenizer: Tokenizer, template: ChatTemplate, system: string | undefined, now = new Date()) {
+  /** @param logTokens the newest messages of so many tokens are kept */
+  constructor(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    system: string | undefined,
+    logTokens: number,
+    now = new Date(),
+  ) {
     this.#tokenizer = tokenizer;
     this.#template = template;
+    this.#log = new MessageLog(logTokens);
     this.#now = now;
     this.#unwritten = system === undefined ? [] : [{ role: "system", content: system }];
   }
 
-  /**
-   * The messages that the stream and its forks hold, in the order in which they came, a system prompt that waits for
-   * its first turn included.
-   */
+  /** The newest messages of the stream, a system prompt that waits for its first turn included. */
   get messages(): readonly Message[] {
-    return [...this.#log, ...this.#unwritten];
+    return [...this.#log.messages, ...this.#unwritten];
   }
 
   /** What another stream says that holds the same so far, and goes on in its own way. */
-  fork(): Dialogue {
-    const fork = new Dialogue(this.#tokenizer, this.#template, undefined, this.#now);
-    fork.#history = [...this.#history];
-    fork.#log = this.#log;
+  fork(journal: Journal): Dialogue {
+    const fork = new Dialogue(this.#tokenizer, this.#template, undefined, 0, this.#now);
+    fork.#journal = journal;
+    fork.#history = this.#history.copy();
     fork.#generated = this.#generated;
     fork.#unwritten = this.#unwritten;
     fork.#rest = this.#rest;
@@ -76,12 +101,13 @@ export class Dialogue {
     return fork;
   }
 
-  /** What `restore` makes the same dialogue of. A fork's log is that of the dialogue it was forked from. */
+  /** What `restore` makes the same dialogue of. */
   state(): DialogueState {
     return {
       now: this.#now.getTime(),
-      history: this.#history,
-      log: this.#log,
+      history: this.#history.messages,
+      tryAt: this.#history.tryAt,
+      log: this.#log.entries,
       generated: this.#generated ?? null,
       unwritten: this.#unwritten,
       rest: this.#rest,
@@ -90,16 +116,18 @@ export class Dialogue {
     };
   }
 
-  /** @param origin what the dialogue was forked from */
+  /** @param journal of a fork */
   static restore(
     tokenizer: Tokenizer,
     template: ChatTemplate,
     state: DialogueState,
-    origin?: Dialogue,
+    logTokens: number,
+    journal?: Journal,
   ): Dialogue {
-    const dialogue = new Dialogue(tokenizer, template, undefined, new Date(state.now));
-    dialogue.#history = [...state.history];
-    dialogue.#log = origin === undefined ? [...state.log] : origin.#log;
+    const dialogue = new Dialogue(tokenizer, template, undefined, logTokens, new Date(state.now));
+    dialogue.#history = new RenderedHistory(state.history, state.tryAt);
+    dialogue.#log = new MessageLog(logTokens, state.log);
+    dialogue.#journal = journal;
     dialogue.#generated = state.generated ?? undefined;
     dialogue.#unwritten = [...state.unwritten];
     dialogue.#rest = state.rest;
@@ -120,8 +148,7 @@ export class Dialogue {
   /** `added` in the model's chat format, with what makes it answer if `answer` is set. */
   turn(added: readonly Message[], answer: boolean): Addition {
     const messages = [...this.#unwritten, ...added];
-    const { text } = this.#template.append({
-      history: this.#history,
+    const text = this.#history.append(this.#template, {
       ...(this.#generated === undefined ? {} : { generated: this.#generated }),
       added: messages,
       addGenerationPrompt: answer,
@@ -133,8 +160,9 @@ export class Dialogue {
       chat: true,
       commit: () => {
         this.#took(ids);
-        this.#history.push(...messages);
-        this.#log.push(...messages);
+        this.#history.push(messages);
+        if (this.#journal === undefined) this.#log.push(messages, ids.length);
+        else this.#journal.turn(added, answer, ids);
         this.#unwritten = [];
         this.#generated = undefined;
       },
@@ -164,7 +192,8 @@ export class Dialogue {
   /** Only these of an addition's ids are in the stream: they are kept as text that belongs to no message. */
   partly(ids: readonly number[]): void {
     if (ids.length === 0) return;
-    if (this.#generated !== undefined) this.#generated += this.#textOf(ids);
+    if (this.#generated !== undefined) this.#untold(this.#textOf(ids));
+    this.#journal?.tokens(ids);
     this.#took(ids);
   }
 
@@ -173,14 +202,20 @@ export class Dialogue {
     const text = this.#textOf(ids) + rest;
     if (chat) {
       this.#generated = text;
-      const answer = this.#template.answer(this.#history, text, { now: this.#now });
-      this.#history.push(answer);
-      this.#log.push(answer);
-    } else if (this.#generated !== undefined) {
-      this.#generated += text;
+      const answer = this.#template.answer(this.#history.messages, text, { now: this.#now });
+      this.#history.push([answer]);
+      if (this.#journal === undefined) this.#log.push([answer], ids.length);
+    } else {
+      this.#untold(text);
     }
+    this.#journal?.answered(ids, rest, chat);
     this.#took(ids);
     this.#rest = rest;
+  }
+
+  /** Text behind an answer that no template wrote: only its end can be the beginning of what one writes. */
+  #untold(text: string): void {
+    if (this.#generated !== undefined) this.#generated = (this.#generated + text).slice(-UNTOLD_CHARACTERS);
   }
 
   #took(ids: readonly number[]): void {
@@ -198,7 +233,7 @@ export class Dialogue {
   /** A template begins with BOS, but a stream that goes on has begun already. */
   #withoutBos(text: string): string {
     const { bos } = this.#tokenizer.named;
-    return this.#begun && this.#history.length === 0 && bos && text.startsWith(bos)
+    return this.#begun && this.#history.messages.length === 0 && bos && text.startsWith(bos)
       ? text.slice(bos.length)
       : text;
   }

@@ -190,7 +190,7 @@ export class Engine {
     const profiled = profile === undefined ? undefined : await readProfile(profile, this.info());
     this.#requireAlive(signal);
     const policy = toNativePolicy(memory, model, encoder, profiled);
-    const dialogue = new Dialogue(tokenizer, template, system);
+    const dialogue = new Dialogue(tokenizer, template, system, model.maxPositions);
     const streams = await this.#streams(memory, policy, dialogue, signal);
     return this.#open({ streams, policy: policy.policy, tail: policy.tail }, signal);
   }

@@ -12,6 +12,7 @@ import { type History, historyOfMessages, historyOfText } from "./history.js";
 import { type BuiltHistory, toEpisodicMemory } from "./memory.js";
 import type { Embed } from "./options.js";
 import { matchEpisode, type PlanContext, planEpisodes } from "./plan.js";
+import { Retelling } from "./retelling.js";
 import { type EpisodesState, saveSettings } from "./state.js";
 
 /** What an episodic conversation needs of its engine. */
@@ -59,14 +60,15 @@ export class EpisodeStreams implements Streams {
     sequences: readonly Sequence[],
   ): EpisodeStreams {
     const { tokenizer, template, settings } = context;
-    const dialogue = Dialogue.restore(tokenizer, template, state.dialogue);
+    const dialogue = Dialogue.restore(tokenizer, template, state.dialogue, context.model.maxPositions);
+    const retelling = new Retelling(dialogue);
     const streams = new EpisodeStreams(context, dialogue);
     if (state.built === null) return streams;
     const { dialogues, active, peakBytes, ...history } = state.built;
     streams.#built = {
       history: { ...history, requested: settings.episodes },
       caches: new ResidentCaches(sequences),
-      dialogues: dialogues.map((each) => Dialogue.restore(tokenizer, template, each, dialogue)),
+      dialogues: dialogues.map((each) => Dialogue.restore(tokenizer, template, each, 0, retelling)),
     };
     streams.#active = active ?? undefined;
     streams.#peakBytes = peakBytes;
@@ -101,7 +103,8 @@ export class EpisodeStreams implements Streams {
       tokens: addition.ids.length,
       forwardedTokens,
     };
-    const dialogues = sequences.map(() => this.#dialogue.fork());
+    const retelling = new Retelling(this.#dialogue);
+    const dialogues = sequences.map(() => this.#dialogue.fork(retelling));
     this.#built = { history, caches: new ResidentCaches(sequences), dialogues };
     this.#peakBytes = this.#held(this.#built, model).peakBytes;
     return addition.ids.length;
@@ -149,7 +152,7 @@ export class EpisodeStreams implements Streams {
       ...rest,
       active: this.#active ?? null,
       peakBytes: this.memory().peakBytes,
-      dialogues: dialogues.map((dialogue) => ({ ...dialogue.state(), log: [] })),
+      dialogues: dialogues.map((dialogue) => dialogue.state()),
     };
     const sequences = await Promise.all(dialogues.map((_, episode) => caches.acquire(episode, signal)));
     return { state: { ...state, built }, sequences };

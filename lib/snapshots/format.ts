@@ -12,7 +12,7 @@ import { LonghaulError } from "../errors.js";
 
 export const MAGIC = Buffer.from("longhaul", "latin1");
 /** Changes with every change of what is written: an older or newer file is refused, never guessed at. */
-export const VERSION = 1;
+export const VERSION = 2;
 export const HEADER_BYTES = 16;
 export const CHECKSUM_BYTES = 32;
 /** Beyond any conversation's messages; more would only fill the memory. */

@@ -1,5 +1,6 @@
 import type { DialogueState } from "../dialogue.js";
 import { requireNumber, requireOneOf, requireString } from "../errors.js";
+import type { LoggedMessage } from "../message-log.js";
 import type { NativePolicy } from "../native.js";
 import type { Message } from "../text/chat-template.js";
 import {
@@ -37,12 +38,21 @@ export function readDialogue(name: string, value: unknown): DialogueState {
     // What a Date can hold.
     now: requireNumber(`${name}.now`, dialogue.now, -8.64e15, 8.64e15),
     history: messages("history"),
-    log: messages("log"),
+    tryAt: requireInt32(`${name}.tryAt`, dialogue.tryAt),
+    log: requireList(`${name}.log`, dialogue.log, readLogged),
     generated: generated === null ? null : requireText(`${name}.generated`, generated),
     unwritten: messages("unwritten"),
     rest: requireText(`${name}.rest`, dialogue.rest),
     begun: requireFlag(`${name}.begun`, dialogue.begun),
     recent: requireIntegers(`${name}.recent`, dialogue.recent),
+  };
+}
+
+function readLogged(name: string, value: unknown): LoggedMessage {
+  const entry = requireObject(name, value);
+  return {
+    message: readMessage(`${name}.message`, entry.message),
+    tokens: requireInt32(`${name}.tokens`, entry.tokens, 1),
   };
 }
 

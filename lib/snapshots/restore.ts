@@ -74,7 +74,7 @@ function single(path: string, { streams, sequences }: SnapshotState): Build {
   if (image === undefined || sequences.length > 1) throw corruptSnapshot(path, "it has not one sequence");
   const policy = checked(path, () => requireOneOf("policy", image.policy.policy as Policy, POLICIES));
   return ({ tokenizer, template, model }, [sequence]) => {
-    const dialogue = Dialogue.restore(tokenizer, template, streams.dialogue);
+    const dialogue = Dialogue.restore(tokenizer, template, streams.dialogue, model.maxPositions);
     const stream = { sequence: sequence as Sequence, dialogue };
     return { streams: new SingleStream(stream, policy, model.kvHeads), policy, tail: image.policy.tail };
   };

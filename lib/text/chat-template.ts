@@ -117,19 +117,49 @@ export class ChatTemplate {
    *
    * A template may put a system prompt into the user's turn: add system messages together with the first user message.
    */
-  append({ history, generated, added, ...options }: AppendRequest): AppendedText {
+  append(request: AppendRequest): AppendedText {
+    const { text, exact, rewrites } = this.#appended(request);
+    if (rewrites) {
+      this.#warnOnce(
+        "this chat template rewrites earlier turns. They stay in the cache as they were first written, " +
+          "so the model sees a text that differs from a fresh rendering of the conversation",
+      );
+    }
+    return { text, exact };
+  }
+
+  /** The text of `append` without its warnings; undefined when the template refuses the messages. */
+  wouldAppend(request: AppendRequest): string | undefined {
+    try {
+      return this.#appended(request).text;
+    } catch (error) {
+      if (error instanceof LonghaulError) return undefined;
+      throw error;
+    }
+  }
+
+  /** For who cannot show it all messages any more. */
+  warnOfWholeList(): void {
+    this.#warnOnce(
+      "this chat template looks at all messages of a conversation, of which the oldest are left out from now on",
+    );
+  }
+
+  #appended({ history, generated, added, ...options }: AppendRequest): AppendedText & { rewrites: boolean } {
     const render = { ...options, now: options.now ?? new Date() };
     const all = [...history, ...added];
     if (generated !== undefined && history.at(-1)?.role !== "assistant") {
       throw invalidOption("history", "messages that end with the generated answer", history);
     }
     const full = all.length === 0 ? "" : this.render(all, render);
-    if (history.length === 0) return { text: full, exact: true };
+    if (history.length === 0) return { text: full, exact: true, rewrites: false };
 
     const answered = generated !== undefined;
     const start = this.#textBefore(history, answered, render);
     const stream = start + (generated ?? "");
-    if (full.startsWith(stream)) return { text: full.slice(stream.length), exact: true };
+    if (full.startsWith(stream)) {
+      return { text: full.slice(stream.length), exact: true, rewrites: false };
+    }
 
     const stable = full.startsWith(start);
     const behind = this.#textBehindLast(history, added, stable && answered, render);
@@ -140,8 +170,7 @@ export class ChatTemplate {
     // A template that merely trims an answer leaves the model nothing new to read: not worth a warning.
     const written = stable && answered ? full.slice(start.length, full.length - behind.length) : null;
     const kept = (generated ?? "").slice(0, (generated ?? "").length - overlap(generated ?? "", behind));
-    if (written === null || written.trim() !== kept.trim()) this.#warnOnce();
-    return { text, exact: false };
+    return { text, exact: false, rewrites: written === null || written.trim() !== kept.trim() };
   }
 
   /** The text that closes a generated answer, such as `<|im_end|>\n` or the part of it that is not yet in the stream. */
@@ -221,11 +250,8 @@ export class ChatTemplate {
     return behind.slice(length);
   }
 
-  #warnOnce(): void {
-    this.#warn?.(
-      `${this.path}: this chat template rewrites earlier turns. They stay in the cache as they were first written, ` +
-        "so the model sees a text that differs from a fresh rendering of the conversation",
-    );
+  #warnOnce(what: string): void {
+    this.#warn?.(`${this.path}: ${what}`);
     this.#warn = undefined;
   }
 }

@@ -42,7 +42,7 @@ describe("a flipped bit", () => {
     expect(parts).toHaveLength(4 + 1 + 3 * 2 * 2 + 1);
     const expected: Record<string, RegExp> = {
       magic: /: it is no snapshot of longhaul; restore another copy of it/,
-      version: /: it has version \d+ of the format, this longhaul reads version 1;/,
+      version: /: it has version \d+ of the format, this longhaul reads version 2;/,
       "JSON's length": /: (its checksum is wrong: )?it is truncated or damaged;/,
     };
     for (const [name, begin, end] of parts) {

@@ -72,7 +72,7 @@ export function sealed(json: unknown, sections: Uint8Array): Buffer {
   const text = Buffer.from(JSON.stringify(json));
   const header = Buffer.alloc(16);
   header.write("longhaul", "latin1");
-  header.writeUInt32LE(1, 8);
+  header.writeUInt32LE(2, 8);
   header.writeUInt32LE(text.length, 12);
   const content = Buffer.concat([header, text, sections]);
   return Buffer.concat([content, createHash("sha256").update(content).digest()]);
