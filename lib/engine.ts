@@ -4,6 +4,7 @@ import { Conversation, type Input, requireTokenIds } from "./conversation.js";
 import { type DeviceName, requireDevice } from "./device.js";
 import { Dialogue } from "./dialogue.js";
 import { PerEpisodeBuilder } from "./episodes/builder.js";
+import { EpisodeCaches } from "./episodes/caches.js";
 import { type EpisodeSettings, toEpisodeSettings } from "./episodes/options.js";
 import { type EpisodeContext, EpisodeStreams } from "./episodes/streams.js";
 import { invalidOption, requireOneOf, requireString, throwIfAborted } from "./errors.js";
@@ -385,7 +386,8 @@ export class Engine {
     const embed = (signal: AbortSignal) =>
       settings.embed ?? ((texts: readonly string[]) => this.embed(texts, { signal }));
     const builder = new PerEpisodeBuilder(create, policy.block);
-    return { settings, tokenizer, template, model, embed, builder, policy };
+    const caches = () => new EpisodeCaches(runner, settings.resident ?? Number.POSITIVE_INFINITY);
+    return { settings, tokenizer, template, model, embed, builder, caches, policy };
   }
 
   #requireAlive(signal?: AbortSignal): void {

@@ -79,7 +79,7 @@ export interface ConversationMemory {
   readonly policy: Policy;
   /** Tokens that have gone through the model. */
   readonly tokensSeen: number;
-  /** Rows held now: rows[layer][kvHead]. */
+  /** Rows held now, those that wait in host memory counted: rows[layer][kvHead]. */
   readonly rows: readonly (readonly number[])[];
   /** Bytes of the pages that hold rows now. */
   readonly bytes: number;
@@ -87,6 +87,8 @@ export interface ConversationMemory {
   readonly peakBytes: number;
   /** Bytes of the pages set aside for this conversation: `peakBytes` never passes them. */
   readonly reservedBytes: number;
+  /** Bytes of episodes' caches that wait in the memory of this process; 0 but for policy "epicache". */
+  readonly hostBytes: number;
   /** Bytes of its page tables, which are not part of the pool. */
   readonly tableBytes: number;
   /**
@@ -289,6 +291,7 @@ export function toConversationMemory(
     bytes: memory.used,
     peakBytes: memory.peak,
     reservedBytes: memory.reserved,
+    hostBytes: 0,
     tableBytes: memory.tables,
   };
 }

@@ -2,7 +2,7 @@ import type { IngestProgress, Input } from "./conversation.js";
 import type { Addition, Dialogue } from "./dialogue.js";
 import { throwIfAborted } from "./errors.js";
 import { type ConversationMemory, type Policy, toConversationMemory } from "./memory.js";
-import type { Sequence } from "./sequence.js";
+import type { CacheSource, Sequence } from "./sequence.js";
 import type { StreamsState } from "./snapshots/state.js";
 import type { Message } from "./text/chat-template.js";
 
@@ -25,7 +25,7 @@ export interface HistoryRequest {
 export interface StreamsSnapshot {
   readonly state: StreamsState;
   /** Whose images belong to it, in this order. */
-  readonly sequences: readonly Sequence[];
+  readonly sequences: readonly CacheSource[];
 }
 
 /** The token streams that a conversation is remembered in: one, or one an episode. */
@@ -38,7 +38,7 @@ export interface Streams {
   choose(input: Input, signal: AbortSignal): Promise<Stream>;
   memory(): ConversationMemory;
   /** Nothing may change until what it tells of is saved. */
-  snapshot(signal: AbortSignal): Promise<StreamsSnapshot>;
+  snapshot(): Promise<StreamsSnapshot>;
   release(): Promise<void>;
 }
 

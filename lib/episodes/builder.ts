@@ -15,6 +15,11 @@ export interface BuildRequest {
   readonly prompts: readonly (readonly number[])[];
   /** Token ids of the whole history. */
   readonly history: readonly number[];
+  /**
+   * Reserves one more sequence by `create`, and keeps it whatever happens; those that it reserved before may have to make
+   * room for it, so they have to be done.
+   */
+  readonly admit: (create: () => Promise<Sequence>) => Promise<Sequence>;
   readonly signal: AbortSignal;
   readonly onProgress: ((progress: BuildProgress) => void) | undefined;
 }
@@ -47,40 +52,34 @@ export class PerEpisodeBuilder implements EpisodeBuilder {
   async build(request: BuildRequest): Promise<BuiltEpisodes> {
     const { prompts, history, signal } = request;
     const sequences: Sequence[] = [];
-    try {
-      // All are reserved before the first is filled: what cannot fit is refused before the work.
-      for (const [episode, prompt] of prompts.entries()) {
-        sequences.push(await this.#reserve(prompt, episode, prompts.length));
-        throwIfAborted(signal);
-      }
-      for (const episode of sequences.keys()) await fill(sequences, episode, request);
-    } catch (error) {
-      await Promise.all(sequences.map((sequence) => sequence.release()));
-      throw error;
+    for (const episode of prompts.keys()) {
+      const sequence = await this.#reserve(episode, request);
+      sequences.push(sequence);
+      throwIfAborted(signal);
+      await fill(sequence, episode, request);
     }
     const blocks = Math.ceil(history.length / this.#block);
     const forwardedTokens = prompts.reduce((sum, { length }) => sum + history.length + blocks * length, 0);
     return { sequences, forwardedTokens };
   }
 
-  async #reserve(prompt: readonly number[], episode: number, episodes: number): Promise<Sequence> {
+  async #reserve(episode: number, { prompts, admit }: BuildRequest): Promise<Sequence> {
     try {
-      return await this.#create(prompt);
+      return await admit(() => this.#create(prompts[episode] as readonly number[]));
     } catch (error) {
       if (!(error instanceof LonghaulError) || error.code !== "ERR_OUT_OF_MEMORY") throw error;
-      const message = `episode ${episode + 1} of ${episodes}: ${error.message}`;
+      const message = `episode ${episode + 1} of ${prompts.length}: ${error.message}`;
       throw new LonghaulError(error.code, message, { cause: error });
     }
   }
 }
 
 async function fill(
-  sequences: readonly Sequence[],
+  sequence: Sequence,
   episode: number,
-  { history, signal, onProgress }: BuildRequest,
+  { prompts, history, signal, onProgress }: BuildRequest,
 ): Promise<void> {
-  const sequence = sequences[episode] as Sequence;
-  const total = sequences.length * history.length;
+  const total = prompts.length * history.length;
   const report = (done: number) => onProgress?.({ episode, tokens: episode * history.length + done, total });
   await sequence.ingest(history, { signal, onProgress: report });
   if (sequence.tokens < history.length) throwIfAborted(signal);

@@ -1,6 +1,6 @@
 import { type ConversationMemory, toConversationMemory } from "../memory.js";
-import type { NativeSequenceMemory } from "../native.js";
 import type { EpisodeBuilder } from "./builder.js";
+import type { CacheMemory } from "./caches.js";
 import type { EpisodeCount } from "./clusters.js";
 import type { HistoryPlan } from "./plan.js";
 
@@ -32,7 +32,12 @@ export interface EpisodeMemory {
   readonly tokensSeen: number;
   /** rows[layer][kvHead]. */
   readonly rows: readonly (readonly number[])[];
+  /** Whether its cache is where the model computes. */
+  readonly resident: boolean;
+  /** Of its pages there. */
   readonly bytes: number;
+  /** Of its copy in the memory of this process, the only one if it is not resident. */
+  readonly hostBytes: number;
 }
 
 /** What was built of a history. */
@@ -46,16 +51,18 @@ export interface BuiltHistory {
   readonly active: number | undefined;
 }
 
-/** Adds the episodes' caches up. `peakBytes` is what they all hold and the most that one of them had on top of that. */
+/** Adds the episodes' caches up. */
 export function toEpisodicMemory(
   { plan, tokens, ...built }: BuiltHistory,
-  caches: readonly NativeSequenceMemory[],
+  caches: readonly CacheMemory[],
+  peakBytes: number,
   { layers, kvHeads }: { readonly layers: number; readonly kvHeads: number },
 ): ConversationMemory {
   const each = caches.map((cache) => toConversationMemory("epicache", cache, kvHeads));
   const sum = (of: (memory: ConversationMemory) => number) => each.reduce((all, one) => all + of(one), 0);
   const list = plan.episodes.map((episode, index) => {
     const { tokensSeen, rows, bytes } = each[index] as ConversationMemory;
+    const { resident, hostBytes } = caches[index] as CacheMemory;
     const { windows, representatives, prompt } = episode;
     return {
       windows: windows.length,
@@ -63,7 +70,9 @@ export function toEpisodicMemory(
       promptTokens: prompt.length,
       tokensSeen,
       rows,
+      resident,
       bytes,
+      hostBytes,
     };
   });
   return {
@@ -73,8 +82,9 @@ export function toEpisodicMemory(
       Array.from({ length: kvHeads }, (_, head) => sum(({ rows }) => rows[layer]?.[head] ?? 0)),
     ),
     bytes: sum(({ bytes }) => bytes),
-    peakBytes: sum(({ bytes }) => bytes) + Math.max(...each.map(({ bytes, peakBytes }) => peakBytes - bytes)),
+    peakBytes,
     reservedBytes: sum(({ reservedBytes }) => reservedBytes),
+    hostBytes: list.reduce((all, { hostBytes }) => all + hostBytes, 0),
     tableBytes: sum(({ tableBytes }) => tableBytes),
     episodes: { ...built, windows: plan.windows, list },
   };

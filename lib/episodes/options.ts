@@ -35,6 +35,11 @@ export interface EpisodeOptions {
   readonly embed?: "engine" | Embed;
   /** How a question finds its episode. Default "cosine", as in EpiCache's paper; its code has "dot". */
   readonly match?: "cosine" | "dot";
+  /**
+   * The most episodes' caches that are where the model computes at once; the others wait in host memory. Default: all
+   * that the pool has room for.
+   */
+  readonly resident?: number;
   /** Of k-means. Default 10 restarts, seed 0. */
   readonly clustering?: { readonly restarts?: number; readonly seed?: number };
 }
@@ -49,6 +54,8 @@ export interface EpisodeSettings {
   /** Null: the engine's own. */
   readonly embed: Embed | null;
   readonly match: "cosine" | "dot";
+  /** Null: as many as fit. */
+  readonly resident: number | null;
   readonly clustering: { readonly restarts: number; readonly seed: number };
 }
 
@@ -79,6 +86,10 @@ export function toEpisodeSettings(options: EpisodeOptions): EpisodeSettings {
     instruction: instructionText(options.instruction ?? true),
     embed: embed === "engine" ? null : embed,
     match: requireOneOf("memory.match", options.match ?? "cosine", ["cosine", "dot"]),
+    resident:
+      options.resident === undefined
+        ? null
+        : requireInteger("memory.resident", options.resident, 1, MAX_EPISODES),
     clustering: {
       restarts: requireInteger("memory.clustering.restarts", clustering.restarts ?? 10, 1),
       seed: requireInteger("memory.clustering.seed", clustering.seed ?? 0, 0),

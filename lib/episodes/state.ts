@@ -50,7 +50,9 @@ export function restoreSettings(
 ): EpisodeSettings {
   const windows = split === undefined ? saved.windows : { ...saved.windows, split };
   const instruction = saved.instruction ?? false;
-  return toEpisodeSettings({ ...saved, instruction, windows, embed: embed ?? "engine" });
+  const { resident, ...rest } = saved;
+  const options = { ...rest, instruction, windows, embed: embed ?? "engine" } as const;
+  return toEpisodeSettings(resident === null ? options : { ...options, resident });
 }
 
 export function readEpisodesState(name: string, state: JsonObject): EpisodesState {

@@ -3,11 +3,10 @@ import { Dialogue, isTokenIds, requireMessages } from "../dialogue.js";
 import { LonghaulError } from "../errors.js";
 import type { ConversationMemory } from "../memory.js";
 import type { NativeModel, NativePolicy } from "../native.js";
-import type { Sequence } from "../sequence.js";
 import type { HistoryRequest, Stream, Streams, StreamsSnapshot } from "../streams.js";
 import type { Message } from "../text/chat-template.js";
-import type { EpisodeBuilder } from "./builder.js";
-import { type EpisodeCaches, ResidentCaches } from "./caches.js";
+import type { BuildRequest, EpisodeBuilder } from "./builder.js";
+import type { EpisodeCaches } from "./caches.js";
 import { type History, historyOfMessages, historyOfText } from "./history.js";
 import { type BuiltHistory, toEpisodicMemory } from "./memory.js";
 import type { Embed } from "./options.js";
@@ -20,6 +19,8 @@ export interface EpisodeContext extends Omit<PlanContext, "embed"> {
   /** The user's function, or the engine's own that `signal` aborts. */
   readonly embed: (signal: AbortSignal) => Embed;
   readonly builder: EpisodeBuilder;
+  /** For the caches of a history's episodes. */
+  readonly caches: () => EpisodeCaches;
   readonly model: NativeModel;
   /** Of each episode's cache, but for its prompt. */
   readonly policy: NativePolicy;
@@ -32,7 +33,14 @@ interface Built {
   readonly dialogues: readonly Dialogue[];
 }
 
-const NOTHING_YET = { tokensSeen: 0, bytes: 0, peakBytes: 0, reservedBytes: 0, tableBytes: 0 };
+const NOTHING_YET = {
+  tokensSeen: 0,
+  bytes: 0,
+  peakBytes: 0,
+  reservedBytes: 0,
+  hostBytes: 0,
+  tableBytes: 0,
+};
 
 /**
  * EpiCache (arXiv 2509.17396): one stream for each episode of a history. All of them saw the whole history, and each
@@ -53,12 +61,8 @@ export class EpisodeStreams implements Streams {
     this.#dialogue = dialogue;
   }
 
-  /** @param sequences one an episode, if there was a history */
-  static restore(
-    context: EpisodeContext,
-    state: EpisodesState,
-    sequences: readonly Sequence[],
-  ): EpisodeStreams {
+  /** @param caches one an episode, if there was a history */
+  static restore(context: EpisodeContext, state: EpisodesState, caches: EpisodeCaches): EpisodeStreams {
     const { tokenizer, template, settings } = context;
     const dialogue = Dialogue.restore(tokenizer, template, state.dialogue, context.model.maxPositions);
     const retelling = new Retelling(dialogue);
@@ -67,7 +71,7 @@ export class EpisodeStreams implements Streams {
     const { dialogues, active, peakBytes, ...history } = state.built;
     streams.#built = {
       history: { ...history, requested: settings.episodes },
-      caches: new ResidentCaches(sequences),
+      caches,
       dialogues: dialogues.map((each) => Dialogue.restore(tokenizer, template, each, 0, retelling)),
     };
     streams.#active = active ?? undefined;
@@ -85,16 +89,12 @@ export class EpisodeStreams implements Streams {
       const advice = "ingest the whole history at once, or make a new conversation";
       throw new LonghaulError("ERR_UNSUPPORTED", `policy "epicache" has made its episodes already: ${advice}`);
     }
-    const { builder, model, settings } = this.#context;
+    const { builder, settings } = this.#context;
     const addition = write(this.#dialogue);
     const plan = await planEpisodes(this.#historyOf(input), this.#planContext(signal), signal);
     const prompts = plan.episodes.map(({ prompt }) => prompt);
-    const { sequences, forwardedTokens } = await builder.build({
-      prompts,
-      history: addition.ids,
-      signal,
-      onProgress,
-    });
+    const caches = this.#context.caches();
+    const forwardedTokens = await this.#build(caches, { prompts, history: addition.ids, signal, onProgress });
     addition.commit();
     const history = {
       builder: builder.name,
@@ -104,9 +104,8 @@ export class EpisodeStreams implements Streams {
       forwardedTokens,
     };
     const retelling = new Retelling(this.#dialogue);
-    const dialogues = sequences.map(() => this.#dialogue.fork(retelling));
-    this.#built = { history, caches: new ResidentCaches(sequences), dialogues };
-    this.#peakBytes = this.#held(this.#built, model).peakBytes;
+    const dialogues = prompts.map(() => this.#dialogue.fork(retelling));
+    this.#built = { history, caches, dialogues };
     return addition.ids.length;
   }
 
@@ -120,7 +119,15 @@ export class EpisodeStreams implements Streams {
       );
     }
     const question = this.#questionOf(input);
-    const episode = await matchEpisode(question, built.history.plan, this.#planContext(signal));
+    // The engine has nothing to do while others embed.
+    const meanwhile = this.#context.settings.embed === null ? undefined : built.caches.prepare(signal);
+    const [matched, prepared] = await Promise.allSettled([
+      matchEpisode(question, built.history.plan, this.#planContext(signal)),
+      meanwhile,
+    ]);
+    if (matched.status === "rejected") throw matched.reason;
+    if (prepared.status === "rejected") throw prepared.reason;
+    const episode = matched.value;
     this.#active = episode;
     const sequence = await built.caches.acquire(episode, signal);
     return { sequence, dialogue: built.dialogues[episode] as Dialogue };
@@ -132,12 +139,12 @@ export class EpisodeStreams implements Streams {
       const rows = Array.from({ length: model.layers }, () => Array(model.kvHeads).fill(0));
       return { policy: "epicache", ...NOTHING_YET, rows };
     }
-    const memory = this.#held(this.#built, model);
-    this.#peakBytes = Math.max(this.#peakBytes, memory.peakBytes);
-    return { ...memory, peakBytes: this.#peakBytes };
+    const { history, caches } = this.#built;
+    this.#peakBytes = Math.max(this.#peakBytes, caches.peakBytes);
+    return toEpisodicMemory({ ...history, active: this.#active }, caches.memory(), this.#peakBytes, model);
   }
 
-  async snapshot(signal: AbortSignal): Promise<StreamsSnapshot> {
+  async snapshot(): Promise<StreamsSnapshot> {
     const { settings, policy } = this.#context;
     const state = {
       kind: "episodes",
@@ -154,16 +161,25 @@ export class EpisodeStreams implements Streams {
       peakBytes: this.memory().peakBytes,
       dialogues: dialogues.map((dialogue) => dialogue.state()),
     };
-    const sequences = await Promise.all(dialogues.map((_, episode) => caches.acquire(episode, signal)));
-    return { state: { ...state, built }, sequences };
+    return { state: { ...state, built }, sequences: caches.sources };
   }
 
   async release(): Promise<void> {
     await this.#built?.caches.release();
   }
 
-  #held({ history, caches }: Built, model: NativeModel): ConversationMemory {
-    return toEpisodicMemory({ ...history, active: this.#active }, caches.memory(), model);
+  /** Fills caches, all or none. Resolves with the tokens that went through the model for it. */
+  async #build(caches: EpisodeCaches, request: Omit<BuildRequest, "admit">): Promise<number> {
+    const { signal } = request;
+    try {
+      const admit: BuildRequest["admit"] = (create) => caches.admit(create, signal);
+      const { sequences, forwardedTokens } = await this.#context.builder.build({ ...request, admit });
+      await caches.adopt(sequences, signal);
+      return forwardedTokens;
+    } catch (error) {
+      await caches.release();
+      throw error;
+    }
   }
 
   #planContext(signal: AbortSignal): PlanContext {

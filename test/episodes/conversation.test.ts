@@ -1,9 +1,9 @@
 // EpiCache end to end, on the model that was made to recall facts of long dialogues.
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Conversation, Engine, IngestProgress, MemoryOptions } from "../../lib/index.js";
 import { expectError, fixtures, load, recall, recallDialogue, rejection } from "../engine/support.js";
+import { bagOfWords, epicache } from "./support.js";
 
 let engine: Engine;
 beforeAll(async () => {
@@ -12,33 +12,6 @@ beforeAll(async () => {
 afterAll(() => engine.dispose());
 
 const dialogue = recallDialogue(1000);
-
-/** How often each word that belongs to a topic is there. */
-function bagOfWords(texts: readonly string[]): number[][] {
-  return texts.map((text) => {
-    const counts: number[] = Array(topical.length).fill(0);
-    for (const word of text.split(/\s+/)) {
-      const at = topical.indexOf(word);
-      if (at >= 0) counts[at] = (counts[at] ?? 0) + 1;
-    }
-    return counts;
-  });
-}
-
-const lexicon = JSON.parse(readFileSync(join(recall, "lexicon.json"), "utf8"));
-const topical = [lexicon.entities, lexicon.topic_words].flatMap((words: Record<string, string | string[]>) =>
-  Object.values(words).flatMap((list) => (typeof list === "string" ? list.split(" ") : list)),
-);
-
-const epicache = {
-  policy: "epicache",
-  budget: 128,
-  block: 128,
-  tail: 64,
-  windows: { split: (text: string) => text.split(/ (?=user :|session )/) },
-  instruction: false,
-  embed: bagOfWords,
-} satisfies MemoryOptions;
 
 async function rightAnswers(conversation: Conversation, questions = dialogue.questions): Promise<number> {
   let right = 0;
@@ -256,12 +229,12 @@ describe("a history that does not come through", () => {
     expect(engine.memory().pool.reserved).toBe(0);
   });
 
-  it("is refused before the work when its episodes do not fit", async () => {
-    await using small = await load(recall, { kvBytes: "2MiB" });
+  it("is refused before the work when not even one of its episodes fits", async () => {
+    await using small = await load(recall, { kvBytes: "512KiB" });
     await using conversation = await small.conversation({ memory: { ...epicache, budget: 256 } });
     let blocks = 0;
     const ingest = conversation.ingest(dialogue.text, { onProgress: () => blocks++ });
-    await expectError(ingest, "ERR_OUT_OF_MEMORY", /^episode 3 of 4: .* pages/);
+    await expectError(ingest, "ERR_OUT_OF_MEMORY", /^episode 1 of 4: .* pages/);
     expect(blocks).toBe(0);
     expect(small.memory().pool.reserved).toBe(0);
   });
