@@ -191,8 +191,7 @@ export class Engine {
     const profiled = profile === undefined ? undefined : await readProfile(profile, this.info());
     this.#requireAlive(signal);
     const policy = toNativePolicy(memory, model, encoder, profiled);
-    const dialogue = new Dialogue(tokenizer, template, system, model.maxPositions);
-    const streams = await this.#streams(memory, policy, dialogue, signal);
+    const streams = await this.#streams(memory, policy, system, signal);
     return this.#open({ streams, policy: policy.policy, tail: policy.tail }, signal);
   }
 
@@ -368,12 +367,15 @@ export class Engine {
   async #streams(
     memory: MemoryOptions,
     policy: ReturnType<typeof toNativePolicy>,
-    dialogue: Dialogue,
+    system: string | undefined,
     signal: AbortSignal | undefined,
   ): Promise<Streams> {
-    if (policy.policy === "epicache")
-      return new EpisodeStreams(this.#episodes(toEpisodeSettings(memory), policy), dialogue);
-    const { runner, model } = this.#parts;
+    const { runner, model, tokenizer, template } = this.#parts;
+    if (policy.policy === "epicache") {
+      const context = this.#episodes(toEpisodeSettings(memory), policy);
+      return new EpisodeStreams(context, new Dialogue(tokenizer, template, system, context.transcriptTokens));
+    }
+    const dialogue = new Dialogue(tokenizer, template, system, model.maxPositions);
     const sequence = await Sequence.create(runner, policy, signal);
     return new SingleStream({ sequence, dialogue }, policy.policy, model.kvHeads);
   }
@@ -386,8 +388,10 @@ export class Engine {
     const embed = (signal: AbortSignal) =>
       settings.embed ?? ((texts: readonly string[]) => this.embed(texts, { signal }));
     const builder = new PerEpisodeBuilder(create, policy.block);
+    // Episodes that are made anew begin at position 0 again: turns need what is left of the model's positions.
+    const transcriptTokens = settings.transcript.maxTokens ?? Math.ceil(model.maxPositions / 2);
     const caches = () => new EpisodeCaches(runner, settings.resident ?? Number.POSITIVE_INFINITY);
-    return { settings, tokenizer, template, model, embed, builder, caches, policy };
+    return { settings, tokenizer, template, model, embed, builder, caches, policy, transcriptTokens };
   }
 
   #requireAlive(signal?: AbortSignal): void {

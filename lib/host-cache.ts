@@ -2,6 +2,9 @@ import type { NativeSequenceImage } from "./native.js";
 import { type CacheSource, Sequence } from "./sequence.js";
 import type { TaskRunner } from "./tasks.js";
 
+/** kPageRows of native/core/ops.h. */
+const PAGE_ROWS = 16;
+
 /** What a sequence was, in the memory of this process. */
 export class HostCache implements CacheSource {
   readonly #image: NativeSequenceImage;
@@ -52,7 +55,9 @@ export class HostCache implements CacheSource {
   /** The same rows under another prompt, which scores what comes from now on. */
   withPrompt(prompt: readonly number[]): HostCache {
     const policy = { ...this.#image.policy, prompt: Int32Array.from(prompt) };
-    return new HostCache({ ...this.#image, policy }, this.#rows);
+    // It has not been more than this: the other prompt's passes are the other cache's peak.
+    const peakPages = this.#image.lengths.reduce((sum, rows) => sum + Math.ceil(rows / PAGE_ROWS), 0);
+    return new HostCache({ ...this.#image, policy, peakPages }, this.#rows);
   }
 
   /** Brings it back. When that fails, or the signal aborts, nothing of it stays where the model computes. */

@@ -87,7 +87,10 @@ export interface ConversationMemory {
   readonly peakBytes: number;
   /** Bytes of the pages set aside for this conversation: `peakBytes` never passes them. */
   readonly reservedBytes: number;
-  /** Bytes of episodes' caches that wait in the memory of this process; 0 but for policy "epicache". */
+  /**
+   * Bytes in the memory of this process: episodes' caches that wait there, and the transcript that new episodes are made of.
+   * 0 but for policy "epicache".
+   */
   readonly hostBytes: number;
   /** Bytes of its page tables, which are not part of the pool. */
   readonly tableBytes: number;

@@ -2,6 +2,7 @@ import { type ConversationMemory, toConversationMemory } from "../memory.js";
 import type { EpisodeBuilder } from "./builder.js";
 import type { CacheMemory } from "./caches.js";
 import type { EpisodeCount } from "./clusters.js";
+import type { Growth } from "./growth.js";
 import type { HistoryPlan } from "./plan.js";
 
 /** The episodes of a history and what each of them holds. */
@@ -10,15 +11,20 @@ export interface EpisodesMemory {
   readonly builder: EpisodeBuilder["name"];
   /** The option `episodes`. `list` is shorter where the history had too few different windows. */
   readonly requested: EpisodeCount;
-  /** Windows of the history. */
+  /** Windows of the conversation that the episodes were made of, and that came since. */
   readonly windows: number;
+  readonly windowsSince: number;
+  /** How often they were made anew. */
+  readonly rebuilds: number;
   /**
-   * Tokens that went through the model to make the caches: the history once an episode, and its prompt behind each
-   * block. What was embedded is not among them.
+   * Tokens that went through the model to make the caches, of all times that they were made: the history once an episode,
+   * and its prompt behind each block. What was embedded is not among them.
    */
   readonly forwardedTokens: number;
-  /** The episode that the last question went to. */
+  /** The episode that the last question went to; undefined since they were made anew. */
   readonly active: number | undefined;
+  /** What is kept for new episodes: token ids (4 bytes each) and the text of what was said. */
+  readonly transcript: { readonly tokens: number; readonly maxTokens: number; readonly bytes: number };
   readonly list: readonly EpisodeMemory[];
 }
 
@@ -45,21 +51,32 @@ export interface BuiltHistory {
   readonly builder: EpisodeBuilder["name"];
   readonly requested: EpisodeCount;
   readonly plan: HistoryPlan;
-  /** Tokens of the history. */
+  /** How many of the plan's episodes were made of the history; turns opened the others. */
+  readonly made: number;
+  /** Tokens of the conversation when they were made. */
   readonly tokens: number;
+  /** begun[episode]: tokens of its stream that other episodes' streams have in common with it. */
+  readonly begun: readonly number[];
   readonly forwardedTokens: number;
+}
+
+/** What `toEpisodicMemory` tells besides. */
+interface Account {
   readonly active: number | undefined;
+  readonly growth: Growth;
+  readonly peakBytes: number;
 }
 
 /** Adds the episodes' caches up. */
 export function toEpisodicMemory(
-  { plan, tokens, ...built }: BuiltHistory,
+  { plan, tokens, begun, builder, requested, forwardedTokens }: BuiltHistory,
   caches: readonly CacheMemory[],
-  peakBytes: number,
+  { active, growth, peakBytes }: Account,
   { layers, kvHeads }: { readonly layers: number; readonly kvHeads: number },
 ): ConversationMemory {
   const each = caches.map((cache) => toConversationMemory("epicache", cache, kvHeads));
   const sum = (of: (memory: ConversationMemory) => number) => each.reduce((all, one) => all + of(one), 0);
+  const { transcript: kept } = growth;
   const list = plan.episodes.map((episode, index) => {
     const { tokensSeen, rows, bytes } = each[index] as ConversationMemory;
     const { resident, hostBytes } = caches[index] as CacheMemory;
@@ -77,15 +94,25 @@ export function toEpisodicMemory(
   });
   return {
     policy: "epicache",
-    tokensSeen: tokens + sum(({ tokensSeen }) => tokensSeen - tokens),
+    tokensSeen: tokens + each.reduce((all, { tokensSeen }, at) => all + tokensSeen - (begun[at] as number), 0),
     rows: Array.from({ length: layers }, (_, layer) =>
       Array.from({ length: kvHeads }, (_, head) => sum(({ rows }) => rows[layer]?.[head] ?? 0)),
     ),
     bytes: sum(({ bytes }) => bytes),
     peakBytes,
     reservedBytes: sum(({ reservedBytes }) => reservedBytes),
-    hostBytes: list.reduce((all, { hostBytes }) => all + hostBytes, 0),
+    hostBytes: list.reduce((all, { hostBytes }) => all + hostBytes, growth.transcript.bytes),
     tableBytes: sum(({ tableBytes }) => tableBytes),
-    episodes: { ...built, windows: plan.windows, list },
+    episodes: {
+      builder,
+      requested,
+      windows: plan.windows,
+      windowsSince: growth.windows,
+      rebuilds: growth.rebuilds,
+      forwardedTokens,
+      active,
+      transcript: { tokens: kept.tokens, maxTokens: kept.maxTokens, bytes: kept.bytes },
+      list,
+    },
   };
 }

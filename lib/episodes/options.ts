@@ -1,4 +1,4 @@
-import { invalidOption, requireInteger, requireOneOf, requireString } from "../errors.js";
+import { invalidOption, requireInteger, requireNumber, requireOneOf, requireString } from "../errors.js";
 import type { EpisodeCount } from "./clusters.js";
 import { INSTRUCTION } from "./prompt.js";
 import { WINDOW_UNITS, type WindowSettings } from "./windows.js";
@@ -40,6 +40,24 @@ export interface EpisodeOptions {
    * that the pool has room for.
    */
   readonly resident?: number;
+  /**
+   * A turn whose cosine with the nearest centroid is below this opens an episode of its own. It begins with the rows of
+   * the nearest one, and the turn is its prompt. There are never more than twice as many as were made of a history.
+   * Default: none is opened.
+   */
+  readonly newEpisodeBelow?: number;
+  /**
+   * "doubled" (default): when the conversation has twice as many windows as its episodes were made of, they are made anew of
+   * its transcript before the next turn. "never": those of the first history stay.
+   */
+  readonly recluster?: "doubled" | "never";
+  /** What is kept of what was said, for new episodes. */
+  readonly transcript?: {
+    /** The newest tokens that are kept. Default: half of the model's positions, so that turns have the other half. */
+    readonly maxTokens?: number;
+    /** Where older text is appended, a JSON object a line: `{"speaker", "text"}`. Default: it is dropped. */
+    readonly file?: string;
+  };
   /** Of k-means. Default 10 restarts, seed 0. */
   readonly clustering?: { readonly restarts?: number; readonly seed?: number };
 }
@@ -56,19 +74,30 @@ export interface EpisodeSettings {
   readonly match: "cosine" | "dot";
   /** Null: as many as fit. */
   readonly resident: number | null;
+  /** Null: never. */
+  readonly newEpisodeBelow: number | null;
+  readonly recluster: "doubled" | "never";
+  readonly transcript: {
+    /** Null: as the model has it. */
+    readonly maxTokens: number | null;
+    readonly file: string | null;
+  };
   readonly clustering: { readonly restarts: number; readonly seed: number };
 }
 
 const MAX_EPISODES = 1024;
+const MAX_INT32 = 2 ** 31 - 1;
 const DEFAULT_SIZES = { utterances: 4, sentences: 8, tokens: 128 };
 
 /** Checks the options and fills in the defaults. */
 export function toEpisodeSettings(options: EpisodeOptions): EpisodeSettings {
-  const { windows = {}, embed = "engine", clustering = {} } = options;
+  const { windows = {}, embed = "engine", clustering = {}, transcript = {} } = options;
   if (typeof windows !== "object" || windows === null)
     throw invalidOption("memory.windows", "an object", windows);
   if (typeof clustering !== "object" || clustering === null)
     throw invalidOption("memory.clustering", "an object", clustering);
+  if (typeof transcript !== "object" || transcript === null)
+    throw invalidOption("memory.transcript", "an object", transcript);
   const by = requireOneOf("memory.windows.by", windows.by ?? "utterances", WINDOW_UNITS);
   if (windows.split !== undefined && typeof windows.split !== "function")
     throw invalidOption(
@@ -90,6 +119,18 @@ export function toEpisodeSettings(options: EpisodeOptions): EpisodeSettings {
       options.resident === undefined
         ? null
         : requireInteger("memory.resident", options.resident, 1, MAX_EPISODES),
+    newEpisodeBelow:
+      options.newEpisodeBelow === undefined
+        ? null
+        : requireNumber("memory.newEpisodeBelow", options.newEpisodeBelow, -1, 1),
+    recluster: requireOneOf("memory.recluster", options.recluster ?? "doubled", ["doubled", "never"]),
+    transcript: {
+      maxTokens:
+        transcript.maxTokens === undefined
+          ? null
+          : requireInteger("memory.transcript.maxTokens", transcript.maxTokens, 1, MAX_INT32),
+      file: transcript.file === undefined ? null : requireString("memory.transcript.file", transcript.file),
+    },
     clustering: {
       restarts: requireInteger("memory.clustering.restarts", clustering.restarts ?? 10, 1),
       seed: requireInteger("memory.clustering.seed", clustering.seed ?? 0, 0),

@@ -5,7 +5,7 @@ import { cluster, representatives, similarities } from "./clusters.js";
 import type { History } from "./history.js";
 import type { Embed, EpisodeSettings } from "./options.js";
 import { patchedPrompt } from "./prompt.js";
-import { argMax, type Rows, toUnitRows } from "./vectors.js";
+import { cosine, type Rows, rowOf, toUnitRows } from "./vectors.js";
 import { windowsOf } from "./windows.js";
 
 /** One episode of a history. */
@@ -57,19 +57,49 @@ export async function planEpisodes(
   return { windows: windows.length, episodes, centroids: clustering.centroids };
 }
 
-/** The episode that a question is about. The bare question is embedded: what goes with every question tells nothing. */
-export async function matchEpisode(
+/** What a question is about. */
+export interface Match {
+  /** The episodes, the one that it is most like first. */
+  readonly order: readonly number[];
+  /** Its cosine with the centroid of the first one. */
+  readonly cosine: number;
+  /** Of length 1. */
+  readonly vector: Float64Array;
+}
+
+/** The episodes that a question is about. The bare question is embedded: what goes with every question tells nothing. */
+export async function matchEpisodes(
   question: string,
   { centroids }: HistoryPlan,
   { settings, embed }: Pick<PlanContext, "settings" | "embed">,
-): Promise<number> {
+): Promise<Match> {
   const vectors = await vectorsOf([question], embed);
   const row = toUnitRows("memory.embed(question)", vectors);
   if (row.width !== centroids.width) {
     const expected = `a vector of ${centroids.width} numbers, as for the history`;
     throw invalidOption("memory.embed(question)[0]", expected, vectors[0]);
   }
-  return argMax(similarities(row.values, centroids, settings.match));
+  const scores = similarities(row.values, centroids, settings.match);
+  const order = [...scores.keys()].sort((a, b) => (scores[b] as number) - (scores[a] as number) || a - b);
+  const nearest = rowOf(centroids, order[0] as number);
+  return { order, cosine: cosine(row.values, nearest), vector: row.values };
+}
+
+/** A plan with a further episode, opened by a turn: nothing of the history belongs to it. */
+export function withEpisode(
+  plan: HistoryPlan,
+  text: string,
+  vector: Float64Array,
+  history: Pick<History, "separator">,
+  context: PlanContext,
+): HistoryPlan {
+  const prompt = patchedPrompt([text], history, context.settings.instruction, context);
+  const { count, width, values } = plan.centroids;
+  return {
+    ...plan,
+    episodes: [...plan.episodes, { windows: [], representatives: [], prompt }],
+    centroids: { count: count + 1, width, values: Float64Array.of(...values, ...vector) },
+  };
 }
 
 async function vectorsOf(texts: readonly string[], embed: Embed): Promise<readonly ArrayLike<number>[]> {
