@@ -22,6 +22,7 @@ Enum to_enum(const Napi::Object& object, const char* property, const char* const
 constexpr const char* kPolicyNames[] = {"full",    "streaming",      "snapkv", "snapkv-refed",
                                         "keydiff", "patched-prompt", "tova",   "kvzip"};
 constexpr const char* kLevelNames[] = {"pair", "head"};
+constexpr const char* kPositionNames[] = {"absolute", "packed"};
 constexpr const char* kCacheDtypeNames[] = {"f32", "bf16", "f16"};  // the first of DType
 constexpr const char* kKindNames[] = {"progress", "tokens", "done", "failed"};
 constexpr const char* kFinishNames[] = {"none", "stop", "length", "cancelled"};
@@ -35,6 +36,20 @@ Array to_typed_array(Napi::Env env, const std::vector<T>& values) {
   Array array = Array::New(env, values.size());
   std::copy(values.begin(), values.end(), array.Data());
   return array;
+}
+
+Packing to_packing(const Napi::Object& object) {
+  return {.times = static_cast<int64_t>(to_number(object, "times")),
+          .rotations = static_cast<int64_t>(to_number(object, "rotations")),
+          .settled = to_int32(object, "settled")};
+}
+
+Napi::Object to_js(Napi::Env env, const Packing& packing) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("times", number(env, packing.times));
+  object.Set("rotations", number(env, packing.rotations));
+  object.Set("settled", number(env, packing.settled));
+  return object;
 }
 
 }  // namespace
@@ -88,7 +103,8 @@ MemoryPolicy to_memory_policy(const Napi::Object& object) {
           .window = to_int32(object, "window"),
           .pool_kernel = to_int32(object, "kernel"),
           .prompt = to_tokens(object.Get("prompt")),
-          .prompt_at_last_position = to_flag(object, "promptAtLastPosition")};
+          .prompt_at_last_position = to_flag(object, "promptAtLastPosition"),
+          .positions = to_enum<PositionKind>(object, "positions", kPositionNames)};
 }
 
 SequenceImage to_sequence_image(const Napi::Object& object) {
@@ -100,6 +116,8 @@ SequenceImage to_sequence_image(const Napi::Object& object) {
                    .dtype = to_enum<DType>(object, "dtype", kCacheDtypeNames)},
       .policy = to_memory_policy(object.Get("policy").As<Napi::Object>()),
       .tokens_seen = static_cast<int64_t>(to_number(object, "tokensSeen")),
+      .next_position = static_cast<int64_t>(to_number(object, "nextPosition")),
+      .packing = to_packing(object.Get("packing").As<Napi::Object>()),
       .tail_rows = static_cast<int64_t>(to_number(object, "tailRows")),
       .pending = pending < 0 ? std::nullopt : std::optional(pending),
       .recent = to_tokens(object.Get("recent")),
@@ -176,6 +194,8 @@ Napi::Object to_js(Napi::Env env, const EngineMemory& memory) {
 Napi::Object to_js(Napi::Env env, const SequenceMemory& memory) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("tokensSeen", number(env, memory.tokens_seen));
+  object.Set("nextPosition", number(env, memory.next_position));
+  object.Set("packing", to_js(env, memory.packing));
   object.Set("tailRows", number(env, memory.tail_rows));
   object.Set("reserved", number(env, memory.reserved_bytes));
   object.Set("used", number(env, memory.used_bytes));
@@ -210,6 +230,7 @@ Napi::Object to_js(Napi::Env env, const MemoryPolicy& policy) {
   object.Set("kernel", number(env, policy.pool_kernel));
   object.Set("prompt", to_js(env, policy.prompt));
   object.Set("promptAtLastPosition", policy.prompt_at_last_position);
+  object.Set("positions", kPositionNames[static_cast<size_t>(policy.positions)]);
   return object;
 }
 
@@ -221,6 +242,8 @@ Napi::Object to_js(Napi::Env env, const SequenceImage& image) {
   object.Set("dtype", name_of(image.geometry.dtype));
   object.Set("policy", to_js(env, image.policy));
   object.Set("tokensSeen", number(env, image.tokens_seen));
+  object.Set("nextPosition", number(env, image.next_position));
+  object.Set("packing", to_js(env, image.packing));
   object.Set("tailRows", number(env, image.tail_rows));
   object.Set("pending", number(env, image.pending.value_or(-1)));
   object.Set("recent", to_js(env, image.recent));

@@ -214,6 +214,19 @@ Status check(const CompactArgs& a) {
   return c.status();
 }
 
+Status check(const PackPositionsArgs& a) {
+  Checker c("pack_positions");
+  check_views(c, a.views, a.sequences);
+  c.require(a.kv_heads >= 1, "kv_heads must be at least 1", a.kv_heads);
+  check_head_dim(c, a.pages.k.shape[2]);
+  check_pages(c, a.pages, a.pages.k.shape[2]);
+  c.dense("frequencies", a.frequencies, kOnlyF64, {a.pages.k.shape[2] / 2});
+  c.require(a.max_length >= 1, "max_length must be at least 1", a.max_length);
+  c.require(a.begin >= 0, "begin must not be negative", a.begin);
+  c.require(a.end - int64_t{a.begin} >= a.max_length, "end must not be below begin + max_length", a.end);
+  return c.status();
+}
+
 Status check(const SampleArgs& a) {
   Checker c("sample");
   c.tensor("logits", a.logits, kOnlyF32, {kAnyExtent, kAnyExtent});

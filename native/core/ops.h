@@ -211,6 +211,21 @@ struct CompactArgs {
   int32_t kv_heads = 0;
 };
 
+// Moves row r of a head from a position that is not below `begin` to end - length + r, so that all heads end at
+// end - 1, and rotates its key by the difference: the key is then what it would be had its token come at the
+// new position, up to one more rounding to the kv dtype. Rows below `begin`, and rows in place, keep their
+// bits. Angles are double.
+struct PackPositionsArgs {
+  PageArrays pages;
+  const CacheView* views = nullptr;  // [sequences], device memory
+  int64_t sequences = 0;
+  Tensor frequencies;  // [dim / 2] f64, of RopeTableArgs
+  int32_t kv_heads = 0;
+  int32_t begin = 0;
+  int32_t end = 0;         // at least begin + max_length: rows that move stay above those that do not
+  int32_t max_length = 0;  // no head of a view holds more rows; the host sizes grids by it
+};
+
 // ---- sampling ----------------------------------------------------------------------------------------------
 
 // Order as in Hugging Face's generate(): repetition penalty, temperature, top-k, top-p, min-p.
@@ -250,6 +265,7 @@ struct Ops {
   Status (*key_diversity)(Stream&, const KeyDiversityArgs&, Workspace);
   Status (*select)(Stream&, const SelectArgs&, Workspace);
   Status (*compact)(Stream&, const CompactArgs&);
+  Status (*pack_positions)(Stream&, const PackPositionsArgs&);
   Status (*sample)(Stream&, const SampleArgs&, Workspace);
 
   // Bytes of scratch memory, monotone in every extent, so that a bound for the largest call serves all.
@@ -278,6 +294,7 @@ Status check(const ScoreKeysArgs&);
 Status check(const KeyDiversityArgs&);
 Status check(const SelectArgs&);
 Status check(const CompactArgs&);
+Status check(const PackPositionsArgs&);
 Status check(const SampleArgs&);
 
 // Checks the arguments, then calls the backend's entry; kUnsupported when it has none.
@@ -296,6 +313,7 @@ Status run(Backend&, Stream&, const ScoreKeysArgs&, Workspace);
 Status run(Backend&, Stream&, const KeyDiversityArgs&, Workspace);
 Status run(Backend&, Stream&, const SelectArgs&, Workspace);
 Status run(Backend&, Stream&, const CompactArgs&);
+Status run(Backend&, Stream&, const PackPositionsArgs&);
 Status run(Backend&, Stream&, const SampleArgs&, Workspace);
 
 }  // namespace longhaul

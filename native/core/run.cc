@@ -76,6 +76,9 @@ Status run(Backend& b, Stream& s, const SelectArgs& a, Workspace w) {
 Status run(Backend& b, Stream& s, const CompactArgs& a) {
   return call(b, s, "compact", b.ops().compact, a);
 }
+Status run(Backend& b, Stream& s, const PackPositionsArgs& a) {
+  return call(b, s, "pack_positions", b.ops().pack_positions, a);
+}
 Status run(Backend& b, Stream& s, const SampleArgs& a, Workspace w) {
   return call(b, s, "sample", b.ops().sample, b.ops().sample_workspace, a, w);
 }

@@ -30,6 +30,7 @@ constexpr Ops kOps = {
     .key_diversity = key_diversity,
     .select = select,
     .compact = compact,
+    .pack_positions = pack_positions,
     .sample = sample,
     .gemm_workspace = gemm_workspace,
     .attention_workspace = attention_workspace,

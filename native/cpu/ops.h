@@ -20,11 +20,12 @@ Status attention(Stream&, const AttentionArgs&, Workspace);
 Status merge_states(Stream&, const MergeStatesArgs&);
 Status truncate(Stream&, const TruncateArgs&);
 
-// scoring.cc, selection.cc, cache.cc
+// scoring.cc, selection.cc, cache.cc, pack_positions.cc
 Status score_keys(Stream&, const ScoreKeysArgs&, Workspace);
 Status key_diversity(Stream&, const KeyDiversityArgs&, Workspace);
 Status select(Stream&, const SelectArgs&, Workspace);
 Status compact(Stream&, const CompactArgs&);
+Status pack_positions(Stream&, const PackPositionsArgs&);
 
 // sampling.cc
 Status sample(Stream&, const SampleArgs&, Workspace);

@@ -26,8 +26,7 @@ Status GenerateTask::admit(Engine& engine, Sequence& sequence) {
   if (tokens_.empty() && !pending)
     return invalid_argument("the prompt is empty: there is no token to continue from");
   // An answer ends with the model's positions. Its last token stays pending, so it needs none.
-  const int64_t question_end = sequence.tokens_seen() + pending + static_cast<int64_t>(tokens_.size());
-  const int64_t positions_left = engine.model().config().max_positions - question_end;
+  const int64_t positions_left = sequence.tokens_left() - static_cast<int64_t>(tokens_.size());
   options_.max_tokens = static_cast<int32_t>(
       std::clamp<int64_t>(options_.max_tokens, 1, std::max<int64_t>(positions_left, 0) + 1));
   const int64_t rows = static_cast<int64_t>(tokens_.size()) + options_.max_tokens - 1;

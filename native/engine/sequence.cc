@@ -12,6 +12,7 @@ Result<std::unique_ptr<Sequence>> Sequence::create(Transformer& model, PagePool&
   // No pass is longer than the model has positions, so a larger block would only take scratch memory.
   policy.block = static_cast<int32_t>(std::min<int64_t>(policy.block, model.config().max_positions));
   LONGHAUL_TRY(check(policy, geometry));
+  LONGHAUL_TRY(check_positions(policy, geometry, model.config().max_positions));
   std::unique_ptr<Sequence> sequence(new Sequence(model, pool, std::move(policy)));
   const MemoryPolicy& p = sequence->policy_;
 
@@ -54,15 +55,21 @@ Result<std::unique_ptr<Sequence>> Sequence::create(Transformer& model, PagePool&
   return sequence;
 }
 
+int64_t Sequence::tokens_left() const {
+  if (policy_.positions == PositionKind::kPacked) return std::numeric_limits<int64_t>::max() / 2;
+  return model_.config().max_positions - tokens_seen_ - (pending ? 1 : 0);
+}
+
 Status Sequence::admit(int64_t tokens) {
   LONGHAUL_TRY(settled());
   const int64_t end = tokens_seen_ + (pending ? 1 : 0) + tokens;
-  if (end > model_.config().max_positions) {
-    return invalid_argument("position " + std::to_string(end) + " is past the model's " +
-                            std::to_string(model_.config().max_positions) +
-                            " positions (max_position_embeddings): " + std::to_string(tokens_seen_) +
-                            " tokens are in the conversation and " + std::to_string(end - tokens_seen_) +
-                            " more would follow");
+  if (tokens > tokens_left()) {
+    return invalid_argument(
+        "position " + std::to_string(end) + " is past the model's " +
+        std::to_string(model_.config().max_positions) +
+        " positions (max_position_embeddings): " + std::to_string(tokens_seen_) +
+        " tokens are in the conversation and " + std::to_string(end - tokens_seen_) +
+        " more would follow; a conversation with a bounded policy and positions 'packed' goes on");
   }
   if (policy_.bounded()) return Status();
   const KvGeometry& geometry = pool_.geometry();
@@ -145,6 +152,24 @@ Status Sequence::settled() {
   return damage_;
 }
 
+// Each rotation rounds a key once more, and roundings add up. So rows that were packed stay where they are
+// while half of the positions is left for new ones, and only then all rows are packed anew.
+Status Sequence::make_positions(int64_t rows) {
+  const int64_t most = model_.config().max_positions;
+  if (policy_.positions == PositionKind::kAbsolute || next_position_ + rows <= most) return Status();
+  const int64_t limit = std::min(most / 2, most - policy_.block - policy_.observers());
+  // The tail moves as one: its tokens have been side by side, and are known to be by their positions.
+  const int64_t settled = std::min<int64_t>(packing_.settled, next_position_ - tail_rows_);
+  const Result<PackedPositions> packed = cache_->pack_positions(
+      model_.rope_frequencies(), static_cast<int32_t>(settled), static_cast<int32_t>(limit));
+  if (!packed.ok()) return broken(packed.status());
+  next_position_ = packed.value().end;
+  packing_.settled = packed.value().end;
+  ++packing_.times;
+  if (packed.value().begin == 0) ++packing_.rotations;
+  return Status();
+}
+
 Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict,
                       PassObserver* observer) {
   LONGHAUL_TRY(settled());
@@ -152,7 +177,8 @@ Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> 
   pass_tokens_.assign(tokens.begin(), tokens.end());
   pass_tokens_.insert(pass_tokens_.end(), observers.begin(), observers.end());
   pass_positions_.resize(pass_tokens_.size());
-  const int32_t begin = static_cast<int32_t>(tokens_seen_);
+  LONGHAUL_TRY(make_positions(static_cast<int64_t>(pass_tokens_.size())));
+  const int32_t begin = static_cast<int32_t>(next_position_);
   const int32_t end = begin + static_cast<int32_t>(tokens.size());
   std::iota(pass_positions_.begin(), pass_positions_.begin() + static_cast<int64_t>(tokens.size()), begin);
   std::iota(pass_positions_.begin() + static_cast<int64_t>(tokens.size()), pass_positions_.end(),
@@ -176,7 +202,8 @@ Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> 
   if (status.ok() && (evict || pass_tokens_.size() != 1)) status = cache_->settle();
   if (!status.ok()) return broken(status);
   last_row_ = static_cast<int64_t>(tokens.size()) - 1;
-  tokens_seen_ = end;
+  tokens_seen_ += static_cast<int64_t>(tokens.size());
+  next_position_ = end;
   recent_.insert(recent_.end(), tokens.begin(), tokens.end());
   const size_t most = static_cast<size_t>(policy_.observing_tokens());
   if (recent_.size() > most) recent_.erase(recent_.begin(), recent_.end() - static_cast<int64_t>(most));
@@ -192,6 +219,8 @@ Status Sequence::truncate(int64_t rows) {
   LONGHAUL_TRY(cache_->truncate(static_cast<int32_t>(rows)));
   tail_rows_ -= static_cast<int32_t>(rows);
   tokens_seen_ -= rows;
+  next_position_ -= rows;
+  packing_.settled = static_cast<int32_t>(std::min<int64_t>(packing_.settled, next_position_));
   recent_.resize(recent_.size() - std::min<size_t>(recent_.size(), static_cast<size_t>(rows)));
   return give_back();
 }
@@ -200,6 +229,8 @@ Result<SequenceMemory> Sequence::memory() {
   if (cache_->collecting()) LONGHAUL_TRY(settle());
   LONGHAUL_ASSIGN(std::vector<int32_t> rows, cache_->lengths());
   return SequenceMemory{.tokens_seen = tokens_seen_,
+                        .next_position = next_position_,
+                        .packing = packing_,
                         .tail_rows = tail_rows_,
                         .reserved_bytes = cache_->reserved_pages() * cache_->page_bytes(),
                         .used_bytes = cache_->used_pages() * cache_->page_bytes(),

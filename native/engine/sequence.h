@@ -13,9 +13,18 @@
 
 namespace longhaul {
 
+// What packing has done to a sequence.
+struct Packing {
+  int64_t times = 0;
+  int64_t rotations = 0;  // the most that any key went through: times when all rows were packed
+  int32_t settled = 0;    // rows at positions below were packed before
+};
+
 struct SequenceMemory {
-  int64_t tokens_seen = 0;  // positions used, the pending token not counted
-  int64_t tail_rows = 0;    // of them appended since the last eviction
+  int64_t tokens_seen = 0;    // length of the stream, the pending token not counted
+  int64_t next_position = 0;  // of the next token: tokens_seen until positions are packed for the first time
+  Packing packing;
+  int64_t tail_rows = 0;  // of them appended since the last eviction
   int64_t reserved_bytes = 0;
   int64_t used_bytes = 0;
   int64_t peak_bytes = 0;
@@ -29,6 +38,8 @@ struct SequenceImage {
   KvGeometry geometry;
   MemoryPolicy policy;
   int64_t tokens_seen = 0;
+  int64_t next_position = 0;
+  Packing packing;
   int64_t tail_rows = 0;
   std::optional<int32_t> pending;
   std::vector<int32_t> recent;
@@ -59,8 +70,11 @@ class Sequence {
   int64_t tokens_seen() const { return tokens_seen_; }
   int32_t tail_rows() const { return tail_rows_; }
 
-  // Checks that `tokens` more tokens fit the model's positions and, for policy `full`, reserves their pages, so
-  // that no pass fails half-way.
+  // Tokens that the model's positions leave room for behind the pending one: no limit when positions are
+  // packed.
+  int64_t tokens_left() const;
+  // Checks that `tokens` more tokens fit the model's positions, unless these are packed, and, for policy
+  // `full`, reserves their pages, so that no pass fails half-way.
   Status admit(int64_t tokens);
   // Gives back what admit() reserved for tokens that did not come after all.
   Status give_back();
@@ -99,6 +113,8 @@ class Sequence {
   std::vector<int32_t> observers_behind(std::span<const int32_t> block) const;
   Status broken(const Status& status);
   Status check_head(int32_t layer, int32_t head) const;
+  // Packs positions, where the policy allows it, when `rows` more would pass the model's.
+  Status make_positions(int64_t rows);
   // Ok when there is no damage and nothing under way.
   Status settled();
   Status pass(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict,
@@ -109,6 +125,8 @@ class Sequence {
   MemoryPolicy policy_;
   std::unique_ptr<SequenceCache> cache_;
   int64_t tokens_seen_ = 0;
+  int64_t next_position_ = 0;
+  Packing packing_;
   int32_t tail_rows_ = 0;
   int64_t last_row_ = 0;
   std::vector<int32_t> recent_;                        // the newest tokens, as many as observe, to be fed again

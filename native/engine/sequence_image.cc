@@ -36,19 +36,31 @@ Status check_tokens(const char* name, std::span<const int32_t> tokens, int64_t v
   return Status();
 }
 
-Status check_policy(const MemoryPolicy& policy, const KvGeometry& geometry, int64_t vocab_size) {
-  const Status status = check(policy, geometry);
+Status check_policy(const MemoryPolicy& policy, const KvGeometry& geometry, const ModelConfig& model) {
+  Status status = check(policy, geometry);
+  if (status.ok()) status = check_positions(policy, geometry, model.max_positions);
   if (!status.ok()) return bad(status.message());
   // Kept in bounds too where the policy does not look at them.
   if (policy.window < 1 || policy.sinks < 0) return bad("window or sinks are out of range");
-  return check_tokens("the prompt", policy.prompt, vocab_size);
+  return check_tokens("the prompt", policy.prompt, model.vocab_size);
 }
 
 Status check_counts(const SequenceImage& image, const ModelConfig& model) {
   const MemoryPolicy& policy = image.policy;
-  if (image.tokens_seen < 0 || image.tokens_seen > model.max_positions) {
-    return bad(std::to_string(image.tokens_seen) + " tokens seen, the model has " +
-               std::to_string(model.max_positions) + " positions");
+  const bool may_pack = policy.positions == PositionKind::kPacked;
+  const Packing& packing = image.packing;
+  if (packing.times < 0 || (packing.times > 0 && !may_pack) || packing.rotations < 0 ||
+      packing.rotations > packing.times || packing.settled < 0 || packing.settled > image.next_position ||
+      (packing.times == 0 && packing.settled > 0)) {
+    return bad("positions packed " + std::to_string(packing.times) + " times, " +
+               std::to_string(packing.rotations) + " of them all, up to " + std::to_string(packing.settled));
+  }
+  // JavaScript counts no further.
+  constexpr int64_t kMostTokens = int64_t{1} << 53;
+  if (image.next_position < 0 || image.next_position > std::min(model.max_positions, image.tokens_seen) ||
+      image.tokens_seen > kMostTokens || (packing.times == 0 && image.next_position != image.tokens_seen)) {
+    return bad(std::to_string(image.tokens_seen) + " tokens seen, the next one at position " +
+               std::to_string(image.next_position) + " of the model's " + std::to_string(model.max_positions));
   }
   const int64_t most = policy.bounded() ? std::min<int64_t>(policy.tail, image.tokens_seen) : image.tokens_seen;
   if (image.tail_rows < 0 || image.tail_rows > most || (!policy.bounded() && image.tail_rows != most)) {
@@ -66,19 +78,19 @@ Status check_counts(const SequenceImage& image, const ModelConfig& model) {
   return check_tokens("what was drawn last", {&*image.pending, 1}, model.vocab_size);
 }
 
-// Positions of one head: ascending, below tokens_seen, the tail's without a gap at the end.
+// Positions of one head: ascending, below next_position, the tail's without a gap at the end.
 Status check_positions(const SequenceImage& image, std::span<const int32_t> positions) {
   int64_t last = -1;
   for (int32_t position : positions) {
-    if (position <= last || position >= image.tokens_seen) {
-      return bad("position " + std::to_string(position) + " behind " + std::to_string(last) + ", " +
-                 std::to_string(image.tokens_seen) + " tokens seen");
+    if (position <= last || position >= image.next_position) {
+      return bad("position " + std::to_string(position) + " behind " + std::to_string(last) + ", the next is " +
+                 std::to_string(image.next_position));
     }
     last = position;
   }
   const auto tail = static_cast<size_t>(image.tail_rows);
-  // Distinct, ascending and below tokens_seen: where the first of the tail is right, all are.
-  if (tail > 0 && positions[positions.size() - tail] != image.tokens_seen - image.tail_rows) {
+  // Distinct, ascending and below next_position: where the first of the tail is right, all are.
+  if (tail > 0 && positions[positions.size() - tail] != image.next_position - image.tail_rows) {
     return bad("the tail does not hold the newest tokens");
   }
   return Status();
@@ -122,10 +134,10 @@ Status check_rows(const SequenceImage& image, int64_t max_positions) {
   int64_t rows = 0;
   int64_t pages = 0;
   for (int32_t length : lengths) {
-    if (length < image.tail_rows || length > image.tokens_seen ||
+    if (length < image.tail_rows || length > image.next_position ||
         (!image.policy.bounded() && length != image.tokens_seen)) {
-      return bad("a head of " + std::to_string(length) + " rows, " + std::to_string(image.tokens_seen) +
-                 " tokens seen");
+      return bad("a head of " + std::to_string(length) + " rows below position " +
+                 std::to_string(image.next_position));
     }
     rows += length;
     pages += pages_for(length);
@@ -147,7 +159,7 @@ Status check_rows(const SequenceImage& image, int64_t max_positions) {
 
 Status check(const SequenceImage& image, const ModelConfig& model, const KvGeometry& geometry) {
   LONGHAUL_TRY(check_geometry(image.geometry, geometry));
-  LONGHAUL_TRY(check_policy(image.policy, geometry, model.vocab_size));
+  LONGHAUL_TRY(check_policy(image.policy, geometry, model));
   LONGHAUL_TRY(check_counts(image, model));
   LONGHAUL_TRY(check_rows(image, model.max_positions));
   const int32_t* positions = image.rows.positions.data();
@@ -165,6 +177,8 @@ Result<std::unique_ptr<Sequence>> Sequence::restore(Transformer& model, PagePool
   LONGHAUL_TRY(sequence->admit(image.tokens_seen));
   LONGHAUL_TRY(sequence->cache_->take_index(image.rows, image.peak_pages));
   sequence->tokens_seen_ = image.tokens_seen;
+  sequence->next_position_ = image.next_position;
+  sequence->packing_ = image.packing;
   sequence->tail_rows_ = static_cast<int32_t>(image.tail_rows);
   sequence->recent_ = image.recent;
   sequence->pending = image.pending;
@@ -181,6 +195,8 @@ Result<SequenceImage> Sequence::image() {
   return SequenceImage{.geometry = pool_.geometry(),
                        .policy = policy_,
                        .tokens_seen = tokens_seen_,
+                       .next_position = next_position_,
+                       .packing = packing_,
                        .tail_rows = tail_rows_,
                        .pending = pending,
                        .recent = recent_,

@@ -107,20 +107,46 @@ Status SequenceCache::settle() {
   return backend_->upload(*stream_, free_count_.data, count.data(), sizeof count);
 }
 
-Status SequenceCache::truncate(int32_t rows) {
-  if (rows == 0) return Status();
+Result<Buffer> SequenceCache::layer_views() const {
   std::vector<CacheView> views;
   for (int32_t layer = 0; layer < pool_->geometry().layers; ++layer) views.push_back(view(layer, 0, 0));
   LONGHAUL_ASSIGN(Buffer device, backend_->allocate(views.size() * sizeof(CacheView), MemoryUse::kTables));
   LONGHAUL_TRY(backend_->upload(*stream_, device.data(), views.data(), device.bytes()));
+  return device;
+}
+
+Status SequenceCache::truncate(int32_t rows) {
+  if (rows == 0) return Status();
+  LONGHAUL_ASSIGN(const Buffer views, layer_views());
   LONGHAUL_TRY(run(*backend_, *stream_,
-                   TruncateArgs{.views = static_cast<const CacheView*>(device.data()),
-                                .sequences = static_cast<int64_t>(views.size()),
+                   TruncateArgs{.views = static_cast<const CacheView*>(views.data()),
+                                .sequences = pool_->geometry().layers,
                                 .kv_heads = pool_->geometry().kv_heads,
                                 .drop = rows}));
-  LONGHAUL_TRY(stream_->synchronize());  // before `device` goes
+  LONGHAUL_TRY(stream_->synchronize());  // before `views` goes
   rows_added_ -= rows;
   return settle();
+}
+
+Result<PackedPositions> SequenceCache::pack_positions(const Tensor& frequencies, int32_t settled,
+                                                      int32_t limit) {
+  LONGHAUL_ASSIGN(const std::vector<int32_t> held, lengths());
+  const int32_t most = held.empty() ? 0 : *std::max_element(held.begin(), held.end());
+  PackedPositions packed{.begin = int64_t{settled} + most <= limit ? settled : 0};
+  packed.end = packed.begin + most;
+  if (most == 0) return packed;
+  LONGHAUL_ASSIGN(const Buffer views, layer_views());
+  LONGHAUL_TRY(run(*backend_, *stream_,
+                   PackPositionsArgs{.pages = pool_->arrays(),
+                                     .views = static_cast<const CacheView*>(views.data()),
+                                     .sequences = pool_->geometry().layers,
+                                     .frequencies = frequencies,
+                                     .kv_heads = pool_->geometry().kv_heads,
+                                     .begin = packed.begin,
+                                     .end = packed.end,
+                                     .max_length = most}));
+  LONGHAUL_TRY(stream_->synchronize());  // before `views` goes
+  return packed;
 }
 
 }  // namespace longhaul

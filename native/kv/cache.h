@@ -28,6 +28,11 @@ struct LayerRows {
   std::vector<float> k, v;         // [rows, head_dim]
 };
 
+struct PackedPositions {
+  int32_t begin = 0;  // rows below kept their positions
+  int32_t end = 0;    // of all heads: the next position
+};
+
 class SequenceCache {
  public:
   // Room for heads of up to `head_rows` rows, with `pages` reserved now (more by grow()).
@@ -60,6 +65,9 @@ class SequenceCache {
 
   // Drops the newest `rows` rows of every head in every layer.
   Status truncate(int32_t rows);
+  // Gives back positions of dropped rows: those from `settled` on move up to it (PackPositionsArgs) when all
+  // heads' then end at or below `limit`, or all rows to the beginning. Waits.
+  Result<PackedPositions> pack_positions(const Tensor& frequencies, int32_t settled, int32_t limit);
 
   Result<std::vector<int32_t>> lengths();  // [layers, kv_heads]
   Result<LayerRows> read_layer(int32_t layer);
@@ -86,7 +94,8 @@ class SequenceCache {
   SequenceCache(Backend& backend, Stream& stream, PagePool& pool)
       : backend_(&backend), stream_(&stream), pool_(&pool) {}
 
-  size_t row_bytes() const;  // of the keys of one row
+  Result<Buffer> layer_views() const;  // of all layers, without rows of a step
+  size_t row_bytes() const;            // of the keys of one row
   int32_t* head_table(int32_t layer, int32_t head) const;
   Result<std::vector<int32_t>> head_pages(int32_t layer, int32_t head, int32_t length);
   Status read_positions(int32_t layer, int32_t head, int32_t length, std::vector<int32_t>& out);

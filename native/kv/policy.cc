@@ -27,7 +27,12 @@ int64_t MemoryPolicy::observers() const {
 Status check(const MemoryPolicy& policy, const KvGeometry& geometry) {
   if (policy.block < 1)
     return invalid_argument("block must be at least 1, not " + std::to_string(policy.block));
-  if (!policy.bounded()) return Status();
+  if (!policy.bounded()) {
+    if (policy.positions == PositionKind::kAbsolute) return Status();
+    return invalid_argument(
+        "positions cannot be packed under policy 'full': it keeps every row, so the rows alone take a position "
+        "each; choose a bounded policy");
+  }
   if (policy.tail < 1) return invalid_argument("tail must be at least 1, not " + std::to_string(policy.tail));
   if (static_cast<int32_t>(policy.budgets.size()) != geometry.layers) {
     return invalid_argument("budget has " + std::to_string(policy.budgets.size()) + " layers, the model has " +
@@ -97,6 +102,23 @@ std::string explain_reservation(const MemoryPolicy& policy, const KvGeometry& ge
          ", P = " + std::to_string(policy.observers()) + ") = " + std::to_string(frozen + tail + block) +
          " pages of " + std::to_string(geometry.page_bytes()) +
          " bytes = " + std::to_string((frozen + tail + block) * geometry.page_bytes()) + " bytes";
+}
+
+Status check_positions(const MemoryPolicy& policy, const KvGeometry& geometry, int64_t max_positions) {
+  if (policy.positions == PositionKind::kAbsolute) return Status();
+  const int64_t rows = head_capacity(policy, geometry);
+  if (rows <= max_positions) return Status();
+  const int64_t frozen = rows - policy.tail - policy.block - policy.observers();
+  const bool pair = policy.selection_level() == SelectLevel::kPair && geometry.kv_heads > 1;
+  return invalid_argument(
+      "packed positions take one for each row that a head may hold: " + std::to_string(frozen) + " kept" +
+      (pair ? " (budget x " + std::to_string(geometry.kv_heads) +
+                  " KV heads, for at level 'pair' one head may keep all)"
+            : "") +
+      " + tail " + std::to_string(policy.tail) + " + block " + std::to_string(policy.block) + " + " +
+      std::to_string(policy.observers()) + " that observe it = " + std::to_string(rows) +
+      ", and the model has " + std::to_string(max_positions) + "; lower budget, tail or block" +
+      (pair ? ", or choose level 'head'" : ""));
 }
 
 int64_t head_capacity(const MemoryPolicy& policy, const KvGeometry& geometry) {

@@ -21,6 +21,13 @@ enum class PolicyKind : uint8_t {
   kKvZip,          // KVzip: max attention of the block fed again behind a prompt that asks to repeat it
 };
 
+// Which positions the rows of a stream have.
+enum class PositionKind : uint8_t {
+  kAbsolute,  // those of their tokens: the stream ends at the model's last one
+  kPacked,    // the same until they are used up; then rows move up to each other, and the stream goes on behind
+              // them
+};
+
 // Rows are rows of one KV head in one layer.
 struct MemoryPolicy {
   PolicyKind kind = PolicyKind::kFull;
@@ -35,6 +42,8 @@ struct MemoryPolicy {
   bool prompt_at_last_position =
       false;  // published code's off-by-one: the prompt starts at the block's last position
 
+  PositionKind positions = PositionKind::kAbsolute;
+
   bool bounded() const { return kind != PolicyKind::kFull; }
   // Every head of kStreaming and kTova keeps the same rows. At level kPair a tie could go to one head only.
   SelectLevel selection_level() const {
@@ -48,6 +57,10 @@ struct MemoryPolicy {
 
 // Checks the policy against the model's shape; kInvalidArgument names the option.
 Status check(const MemoryPolicy& policy, const KvGeometry& geometry);
+
+// Packed positions need room in the model's for the most rows a head may hold: kInvalidArgument has the
+// arithmetic.
+Status check_positions(const MemoryPolicy& policy, const KvGeometry& geometry, int64_t max_positions);
 
 // Pages that a bounded policy needs whatever it is fed (ARCHITECTURE.md, "Memory"), with its terms in words:
 //   sum_l (floor(M_l * H / page) + H) + L * H * ceil(T / page) + H * ceil((B + P) / page)

@@ -60,6 +60,8 @@ class Transformer {
   DType weights_dtype() const { return weights_.dtype; }
   Backend& backend() const { return backend_; }
   Stream& stream() const { return *stream_; }
+  // Of RoPE, after the model's scaling. [head_dim / 2] f64, device memory.
+  const Tensor& rope_frequencies() const { return weights_.rope_frequencies.tensor; }
   KvGeometry kv_geometry() const { return longhaul::kv_geometry(config_, weights_.dtype); }
 
   // Makes sure passes up to these limits have their scratch memory. Only grows; kOutOfMemory leaves the old

@@ -34,6 +34,7 @@ constexpr Ops kOps = {
     .key_diversity = reference::key_diversity,
     .select = reference::select,
     .compact = reference::compact,
+    .pack_positions = reference::pack_positions,
     .sample = reference::sample,
     .gemm_workspace = no_workspace,
     .attention_workspace = no_workspace,

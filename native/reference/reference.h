@@ -21,6 +21,7 @@ Status score_keys(Stream&, const ScoreKeysArgs&, Workspace);
 Status key_diversity(Stream&, const KeyDiversityArgs&, Workspace);
 Status select(Stream&, const SelectArgs&, Workspace);
 Status compact(Stream&, const CompactArgs&);
+Status pack_positions(Stream&, const PackPositionsArgs&);
 Status sample(Stream&, const SampleArgs&, Workspace);
 
 }  // namespace longhaul::reference

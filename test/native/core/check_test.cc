@@ -237,6 +237,14 @@ TEST_F(CheckTest, Eviction) {
   accepts(k);
   k.kept = f32({2, 100});
   rejects(k, "compact: kept is f32, needs i32");
+
+  PackPositionsArgs p{pages(16), kViews, 1, of(DType::kF64, {8}), 2, 7, 107, 100};
+  accepts(p);
+  p.end = 106;
+  rejects(p, "pack_positions: end must not be below begin + max_length, got 106");
+  p.end = 107;
+  p.frequencies = of(DType::kF64, {16});
+  rejects(p, "pack_positions: frequencies is [16], needs [8]");
 }
 
 TEST_F(CheckTest, Sample) {

@@ -19,6 +19,7 @@ struct RandomModel {
   int hidden = 32;
   int ff = 48;
   int vocab = 64;
+  int max_positions = 4096;
   bool qk_norm = false;  // Qwen3 instead of Llama
   float norm = 1;        // mean of the norms' weights
   uint32_t seed = 1;
@@ -72,8 +73,8 @@ inline void write_model(const RandomModel& m, const std::string& directory) {
       << "\"],\"hidden_act\":\"silu\",\"hidden_size\":" << m.hidden << ",\"intermediate_size\":" << m.ff
       << ",\"num_hidden_layers\":" << m.layers << ",\"num_attention_heads\":" << m.heads
       << ",\"num_key_value_heads\":" << m.kv_heads << ",\"head_dim\":" << m.head_dim
-      << ",\"vocab_size\":" << m.vocab
-      << ",\"max_position_embeddings\":4096,\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,"
+      << ",\"vocab_size\":" << m.vocab << ",\"max_position_embeddings\":" << m.max_positions
+      << ",\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,"
          "\"tie_word_embeddings\":false,\"attention_bias\":false}";
 
   std::string header = "{";

@@ -30,6 +30,13 @@ MemoryPolicy policy_of(int kind, SelectLevel level) {
   return policy;
 }
 
+// A model with so few positions that conversations of these tests pack theirs.
+RandomModel short_model() {
+  RandomModel model;
+  model.max_positions = 160;
+  return model;
+}
+
 using Rows = std::vector<std::vector<uint8_t>>;
 
 Rows read_rows(Sequence& sequence, const KvGeometry& geometry) {
@@ -92,6 +99,10 @@ std::vector<float> go_on(Machine& machine, Sequence& sequence, std::mt19937 rand
 
 void expect_same_memory(const SequenceMemory& a, const SequenceMemory& b) {
   EXPECT_EQ(a.tokens_seen, b.tokens_seen);
+  EXPECT_EQ(a.next_position, b.next_position);
+  EXPECT_EQ(a.packing.times, b.packing.times);
+  EXPECT_EQ(a.packing.rotations, b.packing.rotations);
+  EXPECT_EQ(a.packing.settled, b.packing.settled);
   EXPECT_EQ(a.tail_rows, b.tail_rows);
   EXPECT_EQ(a.reserved_bytes, b.reserved_bytes);
   EXPECT_EQ(a.used_bytes, b.used_bytes);
@@ -103,17 +114,20 @@ void expect_same_memory(const SequenceMemory& a, const SequenceMemory& b) {
 class SequenceImages : public ::testing::TestWithParam<std::string> {};
 
 // In the same pool beside the original, and on another machine with the same model.
-TEST_P(SequenceImages, GoOnAsTheOriginalDoes) {
+void expect_to_go_on(const std::string& device, PositionKind positions) {
   std::mt19937 random(11);
-  Machine machine = make_machine(GetParam(), {}, kPoolBytes);
-  Machine other = make_machine(GetParam(), {}, kPoolBytes);
+  const bool packed = positions == PositionKind::kPacked;
+  const RandomModel shape = packed ? short_model() : RandomModel();
+  Machine machine = make_machine(device, shape, kPoolBytes);
+  Machine other = make_machine(device, shape, kPoolBytes);
   const KvGeometry geometry = machine.model->kv_geometry();
-  for (int kind = 0; kind < kKinds; ++kind) {
+  for (int kind = packed ? 1 : 0; kind < kKinds; ++kind) {
     for (SelectLevel level : {SelectLevel::kPair, SelectLevel::kHead}) {
       SCOPED_TRACE("policy " + std::to_string(kind) + " level " + std::to_string(static_cast<int>(level)));
-      std::unique_ptr<Sequence> original =
-          std::move(Sequence::create(*machine.model, *machine.pool, policy_of(kind, level)).value());
-      feed(*original, random, static_cast<int>(random() % 12));
+      MemoryPolicy policy = policy_of(kind, level);
+      policy.positions = positions;
+      std::unique_ptr<Sequence> original = machine.sequence(policy);
+      feed(*original, random, static_cast<int>(random() % 12) + (packed ? 24 : 0));
       if (original->tokens_seen() > 0) original->pending = 7;
       const SequenceMemory memory = original->memory().value();
       const SequenceImage image = original->image().value();
@@ -192,6 +206,14 @@ TEST_P(SequenceImages, AreRefusedByAPoolThatIsTooSmall) {
 }
 
 // One thing wrong each; the reservation must be untouched.
+TEST_P(SequenceImages, GoOnAsTheOriginalDoes) {
+  expect_to_go_on(GetParam(), PositionKind::kAbsolute);
+}
+
+TEST_P(SequenceImages, WithPackedPositionsGoOnAsTheOriginalDoes) {
+  expect_to_go_on(GetParam(), PositionKind::kPacked);
+}
+
 TEST_P(SequenceImages, ThatCannotBeAreRefused) {
   std::mt19937 random(5);
   Machine machine = make_machine(GetParam(), {}, kPoolBytes);
@@ -259,6 +281,44 @@ TEST_P(SequenceImages, ThatCannotBeAreRefused) {
        }},
       {"a low peak", [](SequenceImage& i) { i.peak_pages = 1; }},
       {"a peak beyond the reservation", [](SequenceImage& i) { i.peak_pages = 1 << 20; }},
+  };
+  for (const auto& [what, change] : changes) {
+    SequenceImage changed = image;
+    change(changed);
+    const Result<std::unique_ptr<Sequence>> refused = Sequence::restore(*machine.model, *machine.pool, changed);
+    EXPECT_EQ(refused.status().code(), Code::kCorruptFile) << what << ": " << refused.status().message();
+    EXPECT_EQ(machine.pool->reserved_pages(), reserved) << what;
+  }
+}
+
+TEST_P(SequenceImages, ThatCannotBePackedLikeThatAreRefused) {
+  std::mt19937 random(6);
+  Machine machine = make_machine(GetParam(), short_model(), kPoolBytes);
+  MemoryPolicy policy = policy_of(4, SelectLevel::kPair);
+  policy.positions = PositionKind::kPacked;
+  std::unique_ptr<Sequence> original = machine.sequence(policy);
+  feed(*original, random, 30);
+  while (original->tail_rows() < 3) feed(*original, random, 1);
+  const SequenceImage image = original->image().value();
+  ASSERT_GT(image.packing.times, 0);
+  ASSERT_LT(image.next_position, image.tokens_seen);
+  ASSERT_TRUE(check(image, machine.model->config(), machine.pool->geometry()).ok());
+  const int64_t reserved = machine.pool->reserved_pages();
+  const std::vector<std::pair<const char*, std::function<void(SequenceImage&)>>> changes = {
+      {"absolute positions", [](SequenceImage& i) { i.policy.positions = PositionKind::kAbsolute; }},
+      {"never packed", [](SequenceImage& i) { i.packing = {}; }},
+      {"packed less than never", [](SequenceImage& i) { i.packing.times = -1; }},
+      {"rotations beyond packings", [](SequenceImage& i) { i.packing.rotations = i.packing.times + 1; }},
+      {"negative rotations", [](SequenceImage& i) { i.packing.rotations = -1; }},
+      {"settled rows to come",
+       [](SequenceImage& i) { i.packing.settled = static_cast<int32_t>(i.next_position) + 1; }},
+      {"settled rows of negative positions", [](SequenceImage& i) { i.packing.settled = -1; }},
+      {"a next position further on", [](SequenceImage& i) { ++i.next_position; }},
+      {"a next position that is taken", [](SequenceImage& i) { --i.next_position; }},
+      {"a next position beyond the model's", [](SequenceImage& i) { i.next_position = 161; }},
+      {"fewer tokens than positions", [](SequenceImage& i) { i.tokens_seen = i.next_position - 1; }},
+      {"tokens that nobody can count", [](SequenceImage& i) { i.tokens_seen = (int64_t{1} << 53) + 1; }},
+      {"a budget beyond the positions", [](SequenceImage& i) { i.policy.budgets[0] = 100; }},
   };
   for (const auto& [what, change] : changes) {
     SequenceImage changed = image;
