@@ -37,6 +37,7 @@ export {
   type MemoryOptions,
   POLICIES,
   type Policy,
+  type PositionsMemory,
 } from "./memory.js";
 export type { RestoreOptions } from "./snapshots/restore.js";
 export { ChatTemplate, type Message } from "./text/chat-template.js";

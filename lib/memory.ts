@@ -19,6 +19,8 @@ export const POLICIES = [
   "epicache",
 ] as const;
 
+export const POSITIONS = ["absolute", "packed"] as const;
+
 /**
  * - `full`: everything stays, so memory grows with the conversation
  * - `streaming`: the first `sinks` rows and the newest ones (StreamingLLM)
@@ -72,6 +74,23 @@ export interface MemoryOptions extends EpisodeOptions {
    * block, in front of its tokens; token ids may be none. Default an instruction in the model's chat format.
    */
   readonly prompt?: string | readonly number[];
+  /**
+   * What happens at the model's last position. "absolute" (default): the conversation ends there. "packed", for every
+   * policy but "full": it goes on, with the rows that are kept moved up to each other; up to there both are the same.
+   */
+  readonly positions?: (typeof POSITIONS)[number];
+}
+
+/** How tokens and positions have come apart. */
+export interface PositionsMemory {
+  /** "absolute": every row has its token's position. "packed": rows have moved up to each other. */
+  readonly regime: (typeof POSITIONS)[number];
+  /** The position of the next token. */
+  readonly next: number;
+  /** How often rows were moved. */
+  readonly packings: number;
+  /** The most that any key was rotated for it: each time rounds it once more. */
+  readonly rotations: number;
 }
 
 /** Rows and bytes of one conversation, as its KV pool counts them. */
@@ -79,6 +98,8 @@ export interface ConversationMemory {
   readonly policy: Policy;
   /** Tokens that have gone through the model. */
   readonly tokensSeen: number;
+  /** With episodes, those of the cache that is furthest on. */
+  readonly positions: PositionsMemory;
   /** Rows held now, those that wait in host memory counted: rows[layer][kvHead]. */
   readonly rows: readonly (readonly number[])[];
   /** Bytes of the pages that hold rows now. */
@@ -171,6 +192,7 @@ export function toNativePolicy(
     kernel: count("kernel", 5),
     prompt: Int32Array.from(promptIds(policy, options.prompt, model, encoder)),
     promptAtLastPosition: false,
+    positions: requireOneOf("memory.positions", options.positions ?? "absolute", POSITIONS),
   };
 }
 
@@ -290,6 +312,12 @@ export function toConversationMemory(
   return {
     policy,
     tokensSeen: memory.tokensSeen,
+    positions: {
+      regime: memory.packing.times > 0 ? "packed" : "absolute",
+      next: memory.nextPosition,
+      packings: memory.packing.times,
+      rotations: memory.packing.rotations,
+    },
     rows,
     bytes: memory.used,
     peakBytes: memory.peak,

@@ -40,6 +40,16 @@ export interface NativePolicy {
   readonly kernel: number;
   readonly prompt: Int32Array;
   readonly promptAtLastPosition: boolean;
+  readonly positions: "absolute" | "packed";
+}
+
+/** What packing has done to a sequence's positions. */
+export interface NativePacking {
+  readonly times: number;
+  /** The most that any key was rotated. */
+  readonly rotations: number;
+  /** Rows at positions below were packed before. */
+  readonly settled: number;
 }
 
 /** All of a sequence but its keys and values. */
@@ -50,6 +60,8 @@ export interface NativeSequenceImage {
   readonly dtype: "f32" | "bf16" | "f16";
   readonly policy: NativePolicy;
   readonly tokensSeen: number;
+  readonly nextPosition: number;
+  readonly packing: NativePacking;
   readonly tailRows: number;
   /** The token drawn last that has not run yet; -1: none. */
   readonly pending: number;
@@ -92,9 +104,11 @@ export interface NativeEngineMemory {
   readonly peak: number;
 }
 
-/** Bytes, but for tokensSeen, tailRows and rows [layers * kvHeads]. */
+/** Bytes, but for tokens, positions and rows [layers * kvHeads]. */
 export interface NativeSequenceMemory {
   readonly tokensSeen: number;
+  readonly nextPosition: number;
+  readonly packing: NativePacking;
   readonly tailRows: number;
   readonly reserved: number;
   readonly used: number;

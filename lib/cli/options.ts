@@ -1,6 +1,6 @@
 import { DEVICES, type DeviceName, requireDevice } from "../device.js";
 import { WINDOW_UNITS } from "../episodes/windows.js";
-import { type MemoryOptions, POLICIES, parseBytes } from "../memory.js";
+import { type MemoryOptions, POLICIES, POSITIONS, parseBytes } from "../memory.js";
 import { type Arguments, type OptionSpecs, UsageError } from "./arguments.js";
 
 const LEVELS = ["pair", "head"] as const;
@@ -107,6 +107,12 @@ export const memoryOptions: OptionSpecs = {
     help: "head: every head keeps the budget; pair: the heads of a layer compete for it; default pair",
     group: "Memory",
   },
+  positions: {
+    type: "string",
+    value: POSITIONS.join("|"),
+    help: "packed: go on behind the model's last position, with kept rows moved up to each other; default absolute",
+    group: "Memory",
+  },
   sinks: {
     type: "string",
     value: "N",
@@ -196,7 +202,7 @@ export function readSamplingOptions(values: Arguments) {
 export function readMemoryOptions(values: Arguments) {
   const policy = values.choice("policy", POLICIES) ?? "full";
   const evicting = POLICIES.filter((name) => name !== "full");
-  for (const option of ["budget", "tail", "layers"]) belongsTo(values, policy, option, evicting);
+  for (const option of ["budget", "tail", "layers", "positions"]) belongsTo(values, policy, option, evicting);
   // The heads of these keep the same rows.
   const alike = ["streaming", "tova"];
   belongsTo(
@@ -225,6 +231,7 @@ export function readMemoryOptions(values: Arguments) {
     block: values.integer("block", 1),
     tail: values.integer("tail", 1),
     level: values.choice("level", LEVELS),
+    positions: values.choice("positions", POSITIONS),
     sinks: values.integer("sinks", 0),
     window: values.integer("window", 1),
     kernel: values.integer("kernel", 1),

@@ -1,4 +1,4 @@
-import { type ConversationMemory, toConversationMemory } from "../memory.js";
+import { type ConversationMemory, type PositionsMemory, toConversationMemory } from "../memory.js";
 import type { EpisodeBuilder } from "./builder.js";
 import type { CacheMemory } from "./caches.js";
 import type { EpisodeCount } from "./clusters.js";
@@ -36,6 +36,7 @@ export interface EpisodeMemory {
   readonly promptTokens: number;
   /** Tokens of the history and of the turns that went here. */
   readonly tokensSeen: number;
+  readonly positions: PositionsMemory;
   /** rows[layer][kvHead]. */
   readonly rows: readonly (readonly number[])[];
   /** Whether its cache is where the model computes. */
@@ -78,7 +79,7 @@ export function toEpisodicMemory(
   const sum = (of: (memory: ConversationMemory) => number) => each.reduce((all, one) => all + of(one), 0);
   const { transcript: kept } = growth;
   const list = plan.episodes.map((episode, index) => {
-    const { tokensSeen, rows, bytes } = each[index] as ConversationMemory;
+    const { tokensSeen, positions, rows, bytes } = each[index] as ConversationMemory;
     const { resident, hostBytes } = caches[index] as CacheMemory;
     const { windows, representatives, prompt } = episode;
     return {
@@ -86,6 +87,7 @@ export function toEpisodicMemory(
       representatives: representatives.length,
       promptTokens: prompt.length,
       tokensSeen,
+      positions,
       rows,
       resident,
       bytes,
@@ -94,6 +96,7 @@ export function toEpisodicMemory(
   });
   return {
     policy: "epicache",
+    positions: each.map(({ positions }) => positions).reduce(furtherOn),
     tokensSeen: tokens + each.reduce((all, { tokensSeen }, at) => all + tokensSeen - (begun[at] as number), 0),
     rows: Array.from({ length: layers }, (_, layer) =>
       Array.from({ length: kvHeads }, (_, head) => sum(({ rows }) => rows[layer]?.[head] ?? 0)),
@@ -115,4 +118,8 @@ export function toEpisodicMemory(
       list,
     },
   };
+}
+
+function furtherOn(a: PositionsMemory, b: PositionsMemory): PositionsMemory {
+  return b.packings > a.packings || (b.packings === a.packings && b.next > a.next) ? b : a;
 }

@@ -50,8 +50,10 @@ interface Built {
   readonly dialogues: readonly Dialogue[];
 }
 
+const NO_POSITIONS = { regime: "absolute", next: 0, packings: 0, rotations: 0 } as const;
 const NOTHING_YET = {
   tokensSeen: 0,
+  positions: NO_POSITIONS,
   bytes: 0,
   peakBytes: 0,
   reservedBytes: 0,

@@ -1,7 +1,8 @@
 import type { DialogueState } from "../dialogue.js";
-import { requireNumber, requireOneOf, requireString } from "../errors.js";
+import { requireInteger, requireNumber, requireOneOf, requireString } from "../errors.js";
+import { POSITIONS } from "../memory.js";
 import type { LoggedMessage } from "../message-log.js";
-import type { NativePolicy } from "../native.js";
+import type { NativePacking, NativePolicy } from "../native.js";
 import type { Message } from "../text/chat-template.js";
 import {
   requireFlag,
@@ -27,6 +28,16 @@ export function readPolicy(name: string, value: unknown): NativePolicy {
     kernel: number("kernel"),
     prompt: Int32Array.from(requireIntegers(`${name}.prompt`, policy.prompt)),
     promptAtLastPosition: requireFlag(`${name}.promptAtLastPosition`, policy.promptAtLastPosition),
+    positions: requireOneOf(`${name}.positions`, policy.positions, POSITIONS),
+  };
+}
+
+export function readPacking(name: string, value: unknown): NativePacking {
+  const { times, rotations, settled } = requireObject(name, value);
+  return {
+    times: requireInteger(`${name}.times`, times, 0),
+    rotations: requireInteger(`${name}.rotations`, rotations, 0),
+    settled: requireInt32(`${name}.settled`, settled),
   };
 }
 

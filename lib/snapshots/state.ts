@@ -2,7 +2,7 @@ import type { DialogueState } from "../dialogue.js";
 import { type EpisodesState, readEpisodesState } from "../episodes/state.js";
 import { invalidOption, requireInteger, requireOneOf, requireString } from "../errors.js";
 import type { NativeSequenceImage } from "../native.js";
-import { readDialogue, readPolicy } from "./parts.js";
+import { readDialogue, readPacking, readPolicy } from "./parts.js";
 import { requireInt32, requireIntegers, requireList, requireObject } from "./values.js";
 
 /** What a snapshot's JSON holds; keys, values and positions are binary sections behind it. */
@@ -68,7 +68,9 @@ function readSequence(name: string, value: unknown): SequenceState {
     headDim: requireInt32(`${name}.headDim`, sequence.headDim, 1),
     dtype: requireOneOf(`${name}.dtype`, sequence.dtype, ["f32", "bf16", "f16"]),
     policy: readPolicy(`${name}.policy`, sequence.policy),
-    tokensSeen: requireInt32(`${name}.tokensSeen`, sequence.tokensSeen),
+    tokensSeen: requireInteger(`${name}.tokensSeen`, sequence.tokensSeen, 0),
+    nextPosition: requireInt32(`${name}.nextPosition`, sequence.nextPosition),
+    packing: readPacking(`${name}.packing`, sequence.packing),
     tailRows: requireInt32(`${name}.tailRows`, sequence.tailRows),
     pending: requireInt32(`${name}.pending`, sequence.pending, -1),
     recent: Int32Array.from(requireIntegers(`${name}.recent`, sequence.recent)),

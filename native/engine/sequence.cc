@@ -69,7 +69,7 @@ Status Sequence::admit(int64_t tokens) {
         std::to_string(model_.config().max_positions) +
         " positions (max_position_embeddings): " + std::to_string(tokens_seen_) +
         " tokens are in the conversation and " + std::to_string(end - tokens_seen_) +
-        " more would follow; a conversation with a bounded policy and positions 'packed' goes on");
+        " more would follow; a conversation with a bounded policy and positions: \"packed\" goes on");
   }
   if (policy_.bounded()) return Status();
   const KvGeometry& geometry = pool_.geometry();

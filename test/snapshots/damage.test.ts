@@ -116,6 +116,21 @@ describe("a file that nobody saved, whose checksum fits", () => {
       (state) => edit(state, ["streams", "dialogue", "now"], 1e300),
       /dialogue.now must be/,
     ],
+    [
+      "positions of another kind",
+      (state) => edit(state, ["sequences", "0", "policy", "positions"], "sideways"),
+      /policy.positions must be one of absolute, packed/,
+    ],
+    [
+      "rotations that nobody can count",
+      (state) => edit(state, ["sequences", "0", "packing", "rotations"], -1),
+      /packing.rotations must be/,
+    ],
+    [
+      "rows packed without packing",
+      (state) => edit(state, ["sequences", "0", "packing", "settled"], 5),
+      /positions packed 0 times, 0 of them all, up to 5/,
+    ],
     ["another policy", (state) => edit(state, ["sequences", "0", "policy", "policy"], "h3o"), /one of full/],
     [
       "more heads",
