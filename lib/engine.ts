@@ -388,8 +388,9 @@ export class Engine {
     const embed = (signal: AbortSignal) =>
       settings.embed ?? ((texts: readonly string[]) => this.embed(texts, { signal }));
     const builder = new PerEpisodeBuilder(create, policy.block);
-    // Episodes that are made anew begin at position 0 again: turns need what is left of the model's positions.
-    const transcriptTokens = settings.transcript.maxTokens ?? Math.ceil(model.maxPositions / 2);
+    // Episodes that are made anew begin at position 0 again: absolute turns need what is left of the model's positions.
+    const share = policy.positions === "packed" ? 1 : 2;
+    const transcriptTokens = settings.transcript.maxTokens ?? Math.ceil(model.maxPositions / share);
     const caches = () => new EpisodeCaches(runner, settings.resident ?? Number.POSITIVE_INFINITY);
     return { settings, tokenizer, template, model, embed, builder, caches, policy, transcriptTokens };
   }

@@ -1,4 +1,4 @@
-import type { NativeSequenceImage } from "./native.js";
+import type { NativeSequenceImage, NativeSequenceMemory } from "./native.js";
 import { type CacheSource, Sequence } from "./sequence.js";
 import type { TaskRunner } from "./tasks.js";
 
@@ -35,13 +35,10 @@ export class HostCache implements CacheSource {
     return this.#image.tokensSeen + (this.#image.pending < 0 ? 0 : 1);
   }
 
-  get tokensSeen(): number {
-    return this.#image.tokensSeen;
-  }
-
-  /** [layers * kvHeads] rows. */
-  get lengths(): Int32Array {
-    return this.#image.lengths;
+  /** What it would take where the model computes: nothing. */
+  get memory(): NativeSequenceMemory {
+    const { tokensSeen, nextPosition, packing, tailRows, lengths: rows } = this.#image;
+    return { tokensSeen, nextPosition, packing, tailRows, rows, reserved: 0, used: 0, peak: 0, tables: 0 };
   }
 
   async image(): Promise<NativeSequenceImage> {

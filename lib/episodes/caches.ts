@@ -106,9 +106,7 @@ export class EpisodeCaches {
     return this.#slots.map(({ sequence, copy }) => {
       const hostBytes = copy?.bytes ?? 0;
       if (sequence !== undefined) return { ...sequence.memory, resident: true, hostBytes };
-      const { tokensSeen, lengths } = copy as HostCache;
-      const nothing = { tailRows: 0, reserved: 0, used: 0, peak: 0, tables: 0 };
-      return { ...nothing, tokensSeen, rows: lengths, resident: false, hostBytes };
+      return { ...(copy as HostCache).memory, resident: false, hostBytes };
     });
   }
 
@@ -171,7 +169,7 @@ export class EpisodeCaches {
 function isFresh({ sequence, copy }: Slot): boolean {
   if (sequence === undefined || copy === undefined) return true;
   // A forgotten question may have brought a token into the cache that was drawn before.
-  return sequence.tokens === copy.tokens && sequence.memory.tokensSeen === copy.tokensSeen;
+  return sequence.tokens === copy.tokens && sequence.memory.tokensSeen === copy.memory.tokensSeen;
 }
 
 function sourceOf({ sequence, copy }: Slot): CacheSource {

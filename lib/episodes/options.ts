@@ -53,7 +53,7 @@ export interface EpisodeOptions {
   readonly recluster?: "doubled" | "never";
   /** What is kept of what was said, for new episodes. */
   readonly transcript?: {
-    /** The newest tokens that are kept. Default: half of the model's positions, so that turns have the other half. */
+    /** The newest tokens that are kept. Default: the model's positions; half of them with absolute positions, so that turns have the rest. */
     readonly maxTokens?: number;
     /** Where older text is appended, a JSON object a line: `{"speaker", "text"}`. Default: it is dropped. */
     readonly file?: string;
