@@ -382,7 +382,8 @@ export class Engine {
 
   #episodes(settings: EpisodeSettings, policy: NativePolicy): EpisodeContext {
     const { runner, tokenizer, template, model } = this.#parts;
-    const scored: NativePolicy = { ...policy, policy: "patched-prompt" };
+    const promptRows = settings.promptTokens ?? 0;
+    const scored: NativePolicy = { ...policy, policy: "patched-prompt", promptRows };
     const create = (prompt: readonly number[]) =>
       Sequence.create(runner, { ...scored, prompt: Int32Array.from(prompt) });
     const embed = (signal: AbortSignal) =>

@@ -191,6 +191,7 @@ export function toNativePolicy(
     window: count("window", 32),
     kernel: count("kernel", 5),
     prompt: Int32Array.from(promptIds(policy, options.prompt, model, encoder)),
+    promptRows: 0,
     promptAtLastPosition: false,
     positions: requireOneOf("memory.positions", options.positions ?? "absolute", POSITIONS),
   };

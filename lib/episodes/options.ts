@@ -26,6 +26,12 @@ export interface EpisodeOptions {
   };
   /** Windows nearest an episode's centroid, which make up its patched prompt. Default 8. */
   readonly representatives?: number;
+  /**
+   * The most tokens of a prompt: windows farther from the centroid are left out of a longer one. Every cache then reserves
+   * memory for as many, so that all take the same, now and when they are made anew. Default: prompts are as long as
+   * their windows, and each cache reserves what its own prompt takes.
+   */
+  readonly promptTokens?: number;
   /** Puts an instruction in front of them, longhaul's or the given one, as EpiCache's code does. Default true. */
   readonly instruction?: boolean | string;
   /**
@@ -68,6 +74,8 @@ export interface EpisodeSettings {
   readonly windows: WindowSettings;
   readonly split: ((text: string) => readonly string[]) | undefined;
   readonly representatives: number;
+  /** Null: no limit. */
+  readonly promptTokens: number | null;
   readonly instruction: string | null;
   /** Null: the engine's own. */
   readonly embed: Embed | null;
@@ -112,6 +120,10 @@ export function toEpisodeSettings(options: EpisodeOptions): EpisodeSettings {
     windows: { by, size: requireInteger("memory.windows.size", windows.size ?? DEFAULT_SIZES[by], 1) },
     split: windows.split,
     representatives: requireInteger("memory.representatives", options.representatives ?? 8, 1),
+    promptTokens:
+      options.promptTokens === undefined
+        ? null
+        : requireInteger("memory.promptTokens", options.promptTokens, 1, MAX_INT32),
     instruction: instructionText(options.instruction ?? true),
     embed: embed === "engine" ? null : embed,
     match: requireOneOf("memory.match", options.match ?? "cosine", ["cosine", "dot"]),

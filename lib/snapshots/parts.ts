@@ -27,6 +27,7 @@ export function readPolicy(name: string, value: unknown): NativePolicy {
     window: number("window"),
     kernel: number("kernel"),
     prompt: Int32Array.from(requireIntegers(`${name}.prompt`, policy.prompt)),
+    promptRows: number("promptRows", 0),
     promptAtLastPosition: requireFlag(`${name}.promptAtLastPosition`, policy.promptAtLastPosition),
     positions: requireOneOf(`${name}.positions`, policy.positions, POSITIONS),
   };
