@@ -15,6 +15,7 @@ const OPTIONS = [
   "representatives",
   "instruction",
   "match",
+  "builder",
   "clustering",
   "embed",
 ];

@@ -17,7 +17,7 @@ export interface IngestProgress {
   /** Tokens that have gone through the model. Policy "epicache" takes the history in once an episode. */
   readonly tokens: number;
   readonly total: number;
-  /** The episode that is being made, from 0; policy "epicache" only. */
+  /** The episode that is being made, from 0; policy "epicache" only, when it makes one after the other. */
   readonly episode?: number;
 }
 

@@ -3,11 +3,12 @@ import { AnswerStream } from "./answer.js";
 import { Conversation, type Input, requireTokenIds } from "./conversation.js";
 import { type DeviceName, requireDevice } from "./device.js";
 import { Dialogue } from "./dialogue.js";
-import { PerEpisodeBuilder } from "./episodes/builder.js";
+import { BatchedBuilder } from "./episodes/batched-builder.js";
 import { EpisodeCaches } from "./episodes/caches.js";
 import { type EpisodeSettings, toEpisodeSettings } from "./episodes/options.js";
+import { PerEpisodeBuilder } from "./episodes/per-episode-builder.js";
 import { type EpisodeContext, EpisodeStreams } from "./episodes/streams.js";
-import { invalidOption, requireOneOf, requireString, throwIfAborted } from "./errors.js";
+import { invalidOption, requireInteger, requireOneOf, requireString, throwIfAborted } from "./errors.js";
 import { type GenerateOptions, type GenerationDefaults, readGenerationDefaults } from "./generation.js";
 import { type DownloadProgress, type ResolveOptions, resolveModel } from "./hub.js";
 import { instructionTurn } from "./instruction.js";
@@ -49,6 +50,8 @@ export interface LoadOptions extends Omit<ResolveOptions, "onProgress"> {
    * memory, at most 4 GiB, and no more than four conversations of the model's full length could fill.
    */
   readonly kvBytes?: number | string;
+  /** Answers that get their next token in one pass; more than that take turns. Default 32. */
+  readonly maxBatch?: number;
   readonly onProgress?: (progress: DownloadProgress | WeightsProgress) => void;
 }
 
@@ -115,12 +118,15 @@ interface Parts {
   readonly defaults: GenerationDefaults;
 }
 
+const DEFAULT_MAX_BATCH = 32;
+
 /** 4 GiB of f32. */
 const MAX_SCORE_VALUES = 2 ** 30;
 
 /**
- * A model in memory, the KV pool of its conversations and the thread that computes. Requests run one at a time, in the
- * order in which they come. An engine lives until it is disposed of; it does not keep a process alive that waits for
+ * A model in memory, the KV pool of its conversations and the thread that computes. Calls on different conversations
+ * run at the same time: all answers under way get their next token in one pass, and between two passes there is room for
+ * one block of one prompt or history, so that a long one holds nobody up for longer. An engine lives until it is disposed of; it does not keep a process alive that waits for
  * nothing from it.
  */
 export class Engine {
@@ -137,6 +143,7 @@ export class Engine {
     throwIfAborted(signal);
     const device = requireDevice(options.device);
     const threads = requireThreads(options.threads);
+    const maxBatch = requireInteger("maxBatch", options.maxBatch ?? DEFAULT_MAX_BATCH, 1, 4096);
     const kvBytes = options.kvBytes === undefined ? undefined : parseBytes("kvBytes", options.kvBytes);
     const directory = await resolveModel(model, options);
     throwIfAborted(signal);
@@ -146,7 +153,7 @@ export class Engine {
       begin = resolve;
     });
     const { runner, loaded } = TaskRunner.start(
-      { directory, device, threads, kvBytes: kvBytes ?? defaultKvBytes(config) },
+      { directory, device, threads, kvBytes: kvBytes ?? defaultKvBytes(config), maxBatch },
       {
         signal,
         onEvent: ({ done, total }) => {
@@ -388,7 +395,8 @@ export class Engine {
       Sequence.create(runner, { ...scored, prompt: Int32Array.from(prompt) });
     const embed = (signal: AbortSignal) =>
       settings.embed ?? ((texts: readonly string[]) => this.embed(texts, { signal }));
-    const builder = new PerEpisodeBuilder(create, policy.block);
+    const Builder = settings.builder === "batched" ? BatchedBuilder : PerEpisodeBuilder;
+    const builder = new Builder(create, policy.block);
     // Episodes that are made anew begin at position 0 again: absolute turns need what is left of the model's positions.
     const share = policy.positions === "packed" ? 1 : 2;
     const transcriptTokens = settings.transcript.maxTokens ?? Math.ceil(model.maxPositions / share);

@@ -20,6 +20,7 @@ export {
   type ScoreOptions,
   type WeightsProgress,
 } from "./engine.js";
+export type { BuilderName } from "./episodes/builder.js";
 export type { EpisodeCount } from "./episodes/clusters.js";
 export type { EpisodeMemory, EpisodesMemory } from "./episodes/memory.js";
 export type { Embed, EpisodeOptions } from "./episodes/options.js";

@@ -27,6 +27,8 @@ export interface NativeEngineOptions {
   readonly device: string;
   readonly threads: number;
   readonly kvBytes: number;
+  /** Answers that get their next token in one pass. */
+  readonly maxBatch: number;
 }
 
 export interface NativePolicy {
@@ -144,6 +146,8 @@ export interface NativeEngine {
   createSequence(policy: NativePolicy): number;
   releaseSequence(sequence: number): number;
   ingest(sequence: number, tokens: Int32Array): number;
+  /** Sequences with blocks of one size. */
+  ingestTogether(sequences: readonly number[], tokens: Int32Array): number;
   generate(sequence: number, tokens: Int32Array, options: NativeGenerateOptions): number;
   truncate(sequence: number, tokens: number): number;
   exportSequence(sequence: number): number;

@@ -101,6 +101,26 @@ export class Sequence implements CacheSource {
     }
   }
 
+  /** Runs `ids`, or a part of them, in several sequences of one engine at once. */
+  static async ingestTogether(
+    sequences: readonly Sequence[],
+    ids: readonly number[],
+    { signal, onProgress }: IngestOptions,
+  ): Promise<void> {
+    const [first] = sequences;
+    if (first === undefined) return;
+    const tokens = Int32Array.from(ids);
+    const targets = sequences.map((sequence) => sequence.#id);
+    try {
+      await first.#runner.run((native) => native.ingestTogether(targets, tokens), {
+        signal,
+        onEvent: (progress: NativeEvent) => onProgress?.(progress.done),
+      });
+    } finally {
+      for (const sequence of sequences) sequence.#count();
+    }
+  }
+
   /** Runs `ids` and draws tokens. Resolves with what ended it. */
   async generate(
     ids: readonly number[],

@@ -90,7 +90,8 @@ EngineOptions to_engine_options(const Napi::Object& object) {
   return {.directory = to_text(object, "directory"),
           .device = to_text(object, "device"),
           .threads = to_int32(object, "threads"),
-          .kv_bytes = static_cast<int64_t>(to_number(object, "kvBytes"))};
+          .kv_bytes = static_cast<int64_t>(to_number(object, "kvBytes")),
+          .max_batch = static_cast<int64_t>(to_number(object, "maxBatch"))};
 }
 
 MemoryPolicy to_memory_policy(const Napi::Object& object) {

@@ -2,6 +2,7 @@
 
 #include <exception>
 #include <utility>
+#include <vector>
 
 #include "convert.h"
 #include "errors.h"
@@ -13,6 +14,14 @@ constexpr napi_type_tag kEngineTag = {0x6c6f6e676861756cULL, 0x4e6174697665456eU
 
 uint64_t to_id(const Napi::Value& value) {
   return static_cast<uint64_t>(value.As<Napi::Number>().Int64Value());
+}
+
+// An array of numbers.
+std::vector<uint64_t> to_ids(const Napi::Value& value) {
+  const Napi::Array array = value.As<Napi::Array>();
+  std::vector<uint64_t> ids;
+  for (uint32_t i = 0; i < array.Length(); ++i) ids.push_back(to_id(array.Get(i)));
+  return ids;
 }
 
 // Joins the engine's thread away from the event loop: the step under way may take a while.
@@ -43,7 +52,9 @@ Napi::Function EngineWrap::define(Napi::Env env) {
       env, "NativeEngine",
       {InstanceMethod<&EngineWrap::create_sequence>("createSequence"),
        InstanceMethod<&EngineWrap::release_sequence>("releaseSequence"),
-       InstanceMethod<&EngineWrap::ingest>("ingest"), InstanceMethod<&EngineWrap::generate>("generate"),
+       InstanceMethod<&EngineWrap::ingest>("ingest"),
+       InstanceMethod<&EngineWrap::ingest_together>("ingestTogether"),
+       InstanceMethod<&EngineWrap::generate>("generate"),
        InstanceMethod<&EngineWrap::truncate>("truncate"),
        InstanceMethod<&EngineWrap::export_sequence>("exportSequence"),
        InstanceMethod<&EngineWrap::export_rows>("exportRows"),
@@ -121,6 +132,10 @@ Napi::Value EngineWrap::release_sequence(const Napi::CallbackInfo& info) {
 
 Napi::Value EngineWrap::ingest(const Napi::CallbackInfo& info) {
   return started(info.Env(), engine(info.Env()).ingest(to_id(info[0]), to_tokens(info[1])));
+}
+
+Napi::Value EngineWrap::ingest_together(const Napi::CallbackInfo& info) {
+  return started(info.Env(), engine(info.Env()).ingest_together(to_ids(info[0]), to_tokens(info[1])));
 }
 
 Napi::Value EngineWrap::generate(const Napi::CallbackInfo& info) {

@@ -1,4 +1,5 @@
 import { DEVICES, type DeviceName, requireDevice } from "../device.js";
+import { BUILDERS } from "../episodes/builder.js";
 import { WINDOW_UNITS } from "../episodes/windows.js";
 import { type MemoryOptions, POLICIES, POSITIONS, parseBytes } from "../memory.js";
 import { type Arguments, type OptionSpecs, UsageError } from "./arguments.js";
@@ -172,9 +173,15 @@ export const memoryOptions: OptionSpecs = {
     help: "epicache: leave out the instruction in front of those windows",
     group: "Memory",
   },
+  builder: {
+    type: "string",
+    value: BUILDERS.join("|"),
+    help: "epicache: how the caches are made of the history; default per-episode",
+    group: "Memory",
+  },
 };
 
-const EPISODE_OPTIONS = ["episodes", "windows", "window-size", "representatives", "no-instruction"];
+const EPISODE_OPTIONS = ["episodes", "windows", "window-size", "representatives", "no-instruction", "builder"];
 
 /** The options of `Engine.load`. */
 export function readEngineOptions(values: Arguments) {
@@ -240,6 +247,7 @@ export function readMemoryOptions(values: Arguments) {
     windows: Object.keys(windows).length > 0 ? windows : undefined,
     representatives: values.integer("representatives", 1),
     instruction: values.flag("no-instruction") ? false : undefined,
+    builder: values.choice("builder", BUILDERS),
   });
 }
 

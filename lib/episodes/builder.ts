@@ -1,10 +1,15 @@
 import { LonghaulError, throwIfAborted } from "../errors.js";
 import type { Sequence } from "../sequence.js";
 
+/** The ways to make the caches of a history's episodes. */
+export const BUILDERS = ["per-episode", "batched"] as const;
+
+export type BuilderName = (typeof BUILDERS)[number];
+
 /** How far the prefills of a history's episodes have come. */
 export interface BuildProgress {
-  /** The episode whose cache is being made, from 0. */
-  readonly episode: number;
+  /** The episode whose cache is being made, from 0; left out where all of them are made at once. */
+  readonly episode?: number;
   /** Tokens of the history that have been prefilled, each time counted. */
   readonly tokens: number;
   readonly total: number;
@@ -17,7 +22,7 @@ export interface BuildRequest {
   readonly history: readonly number[];
   /**
    * Reserves one more sequence by `create`, and keeps it whatever happens; those that it reserved before may have to make
-   * room for it, so they have to be done.
+   * room for it, so they have to be done. Sequences that are made without it are the builder's own until they are built.
    */
   readonly admit: (create: () => Promise<Sequence>) => Promise<Sequence>;
   readonly signal: AbortSignal;
@@ -29,58 +34,58 @@ export interface BuiltEpisodes {
   readonly sequences: readonly Sequence[];
   /** Tokens that went through the model for it, prompts counted each time. */
   readonly forwardedTokens: number;
+  /** The most that was held in the pool for it at any time, as far as the sequences do not tell. */
+  readonly peakBytes: number;
 }
 
 /** Makes the caches of a history's episodes, all or none. Ways that differ in cost give caches that mean the same. */
 export interface EpisodeBuilder {
-  readonly name: "per-episode";
+  readonly name: BuilderName;
   build(request: BuildRequest): Promise<BuiltEpisodes>;
 }
 
-/** The paper's way: one block-wise prefill of the whole history for each episode, one after the other. */
-export class PerEpisodeBuilder implements EpisodeBuilder {
-  readonly name = "per-episode";
-  readonly #create: (prompt: readonly number[]) => Promise<Sequence>;
-  readonly #block: number;
+/** Reserves an empty sequence that is evicted by the prompt after each block. */
+export type CreateSequence = (prompt: readonly number[]) => Promise<Sequence>;
 
-  /** @param create reserves an empty sequence that is evicted by the prompt after each `block` tokens */
-  constructor(create: (prompt: readonly number[]) => Promise<Sequence>, block: number) {
-    this.#create = create;
-    this.#block = block;
-  }
-
-  async build(request: BuildRequest): Promise<BuiltEpisodes> {
-    const { prompts, history, signal } = request;
-    const sequences: Sequence[] = [];
-    for (const episode of prompts.keys()) {
-      const sequence = await this.#reserve(episode, request);
-      sequences.push(sequence);
-      throwIfAborted(signal);
-      await fill(sequence, episode, request);
+/**
+ * Reserves the sequences of all episodes, so that what cannot fit is refused before the work, and has `fill` fill them.
+ * When that fails, or the signal aborts, none stays.
+ */
+export async function withSequences<T>(
+  create: CreateSequence,
+  request: BuildRequest,
+  fill: (sequences: readonly Sequence[]) => Promise<T>,
+): Promise<T> {
+  const sequences: Sequence[] = [];
+  try {
+    for (const [episode, prompt] of request.prompts.entries()) {
+      sequences.push(await reserve(request, episode, () => create(prompt)));
+      throwIfAborted(request.signal);
     }
-    const blocks = Math.ceil(history.length / this.#block);
-    const forwardedTokens = prompts.reduce((sum, { length }) => sum + history.length + blocks * length, 0);
-    return { sequences, forwardedTokens };
-  }
-
-  async #reserve(episode: number, { prompts, admit }: BuildRequest): Promise<Sequence> {
-    try {
-      return await admit(() => this.#create(prompts[episode] as readonly number[]));
-    } catch (error) {
-      if (!(error instanceof LonghaulError) || error.code !== "ERR_OUT_OF_MEMORY") throw error;
-      const message = `episode ${episode + 1} of ${prompts.length}: ${error.message}`;
-      throw new LonghaulError(error.code, message, { cause: error });
-    }
+    return await fill(sequences);
+  } catch (error) {
+    await Promise.all(sequences.map((sequence) => sequence.release()));
+    throw error;
   }
 }
 
-async function fill(
-  sequence: Sequence,
+/** Makes the sequence of an episode by `create`, or says which one does not fit. */
+export async function reserve(
+  { prompts }: BuildRequest,
   episode: number,
-  { prompts, history, signal, onProgress }: BuildRequest,
-): Promise<void> {
-  const total = prompts.length * history.length;
-  const report = (done: number) => onProgress?.({ episode, tokens: episode * history.length + done, total });
-  await sequence.ingest(history, { signal, onProgress: report });
-  if (sequence.tokens < history.length) throwIfAborted(signal);
+  create: () => Promise<Sequence>,
+): Promise<Sequence> {
+  try {
+    return await create();
+  } catch (error) {
+    if (!(error instanceof LonghaulError) || error.code !== "ERR_OUT_OF_MEMORY") throw error;
+    const message = `episode ${episode + 1} of ${prompts.length}: ${error.message}`;
+    throw new LonghaulError(error.code, message, { cause: error });
+  }
+}
+
+/** Tokens that go through the model when the history does once for each prompt, and each prompt behind every block. */
+export function tokensOfEach({ prompts, history }: BuildRequest, block: number): number {
+  const blocks = Math.ceil(history.length / block);
+  return prompts.reduce((sum, { length }) => sum + history.length + blocks * length, 0);
 }

@@ -59,10 +59,15 @@ export class EpisodeCaches {
     return sequence;
   }
 
-  /** Takes sequences over that were made elsewhere; those that it admitted itself are no news. */
+  /** Takes sequences over that were made elsewhere, all or none; those that it admitted itself are no news. */
   async adopt(sequences: readonly Sequence[], signal: AbortSignal): Promise<void> {
-    for (const sequence of sequences) {
-      if (!this.#admitted.has(sequence)) await this.admit(async () => sequence, signal);
+    const strange = sequences.filter((sequence) => !this.#admitted.has(sequence));
+    try {
+      for (const sequence of strange) await this.admit(async () => sequence, signal);
+    } catch (error) {
+      const left = strange.filter((sequence) => !this.#admitted.has(sequence));
+      await Promise.all(left.map((sequence) => sequence.release()));
+      throw error;
     }
   }
 

@@ -1,5 +1,5 @@
 import { type ConversationMemory, type PositionsMemory, toConversationMemory } from "../memory.js";
-import type { EpisodeBuilder } from "./builder.js";
+import type { BuilderName } from "./builder.js";
 import type { CacheMemory } from "./caches.js";
 import type { EpisodeCount } from "./clusters.js";
 import type { Growth } from "./growth.js";
@@ -8,7 +8,7 @@ import type { HistoryPlan } from "./plan.js";
 /** The episodes of a history and what each of them holds. */
 export interface EpisodesMemory {
   /** How the caches were made. */
-  readonly builder: EpisodeBuilder["name"];
+  readonly builder: BuilderName;
   /** The option `episodes`. `list` is shorter where the history had too few different windows. */
   readonly requested: EpisodeCount;
   /** Windows of the conversation that the episodes were made of, and that came since. */
@@ -49,7 +49,7 @@ export interface EpisodeMemory {
 
 /** What was built of a history. */
 export interface BuiltHistory {
-  readonly builder: EpisodeBuilder["name"];
+  readonly builder: BuilderName;
   readonly requested: EpisodeCount;
   readonly plan: HistoryPlan;
   /** How many of the plan's episodes were made of the history; turns opened the others. */

@@ -1,4 +1,5 @@
 import { invalidOption, requireInteger, requireNumber, requireOneOf, requireString } from "../errors.js";
+import { BUILDERS, type BuilderName } from "./builder.js";
 import type { EpisodeCount } from "./clusters.js";
 import { INSTRUCTION } from "./prompt.js";
 import { WINDOW_UNITS, type WindowSettings } from "./windows.js";
@@ -64,6 +65,12 @@ export interface EpisodeOptions {
     /** Where older text is appended, a JSON object a line: `{"speaker", "text"}`. Default: it is dropped. */
     readonly file?: string;
   };
+  /**
+   * How the caches are made of the history. "per-episode" (default) is one prefill of it after the other; "batched" runs
+   * all of them in one pass a block, with the same result, so that weights are read once a block, and takes scratch memory
+   * for as many rows.
+   */
+  readonly builder?: BuilderName;
   /** Of k-means. Default 10 restarts, seed 0. */
   readonly clustering?: { readonly restarts?: number; readonly seed?: number };
 }
@@ -90,6 +97,7 @@ export interface EpisodeSettings {
     readonly maxTokens: number | null;
     readonly file: string | null;
   };
+  readonly builder: BuilderName;
   readonly clustering: { readonly restarts: number; readonly seed: number };
 }
 
@@ -143,6 +151,7 @@ export function toEpisodeSettings(options: EpisodeOptions): EpisodeSettings {
           : requireInteger("memory.transcript.maxTokens", transcript.maxTokens, 1, MAX_INT32),
       file: transcript.file === undefined ? null : requireString("memory.transcript.file", transcript.file),
     },
+    builder: requireOneOf("memory.builder", options.builder ?? "per-episode", BUILDERS),
     clustering: {
       restarts: requireInteger("memory.clustering.restarts", clustering.restarts ?? 10, 1),
       seed: requireInteger("memory.clustering.seed", clustering.seed ?? 0, 0),

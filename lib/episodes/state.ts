@@ -12,6 +12,7 @@ import {
   requireText,
 } from "../snapshots/values.js";
 import type { JsonObject } from "../text/files.js";
+import { BUILDERS } from "./builder.js";
 import type { GrowthState } from "./growth.js";
 import type { Said } from "./history.js";
 import type { BuiltHistory } from "./memory.js";
@@ -100,7 +101,7 @@ function readBuilt(name: string, value: unknown): BuiltState {
   const begun = requireIntegers(`${name}.begun`, built.begun);
   if (begun.length !== episodes) throw invalidOption(`${name}.begun`, "one number an episode", begun);
   return {
-    builder: requireOneOf(`${name}.builder`, built.builder, ["per-episode"]),
+    builder: requireOneOf(`${name}.builder`, built.builder, BUILDERS),
     plan,
     made: requireInteger(`${name}.made`, built.made, 1, episodes),
     tokens: requireInteger(`${name}.tokens`, built.tokens, 0),

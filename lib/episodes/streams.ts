@@ -249,8 +249,9 @@ export class EpisodeStreams implements Streams {
     try {
       const admit: BuildRequest["admit"] = (create) => caches.admit(create, signal);
       const request = { prompts, history: ids, admit, signal, onProgress };
-      const { sequences, forwardedTokens } = await this.#context.builder.build(request);
+      const { sequences, forwardedTokens, peakBytes } = await this.#context.builder.build(request);
       await caches.adopt(sequences, signal);
+      this.#peakBytes = Math.max(this.#peakBytes, peakBytes);
       return { plan, caches, forwardedTokens, streamTokens: ids.length };
     } catch (error) {
       await caches.release();

@@ -1,8 +1,10 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <bit>
 #include <new>
 
+#include "engine/decode.h"
 #include "engine/devices.h"
 #include "engine/tasks.h"
 
@@ -36,6 +38,7 @@ uint64_t Engine::submit(std::unique_ptr<Task> task) {
   {
     std::lock_guard lock(mutex_);
     id = task->id = next_task_++;
+    task->last_turn = turns_;  // behind those that have waited for longer
     tasks_.push_back(std::move(task));
   }
   wake_.notify_all();
@@ -51,19 +54,25 @@ uint64_t Engine::create_sequence(MemoryPolicy policy) {
         engine.tell({.task = id, .kind = EventKind::kDone, .sequence = engine.adopt(std::move(sequence))});
         return Status();
       },
-      true));
+      Lanes{}, true));
 }
 
 uint64_t Engine::release_sequence(uint64_t sequence) {
-  return submit(std::make_unique<CallTask>([sequence](Engine& engine, uint64_t id) -> Status {
-    engine.drop(sequence);
-    engine.tell({.task = id, .kind = EventKind::kDone});
-    return Status();
-  }));
+  return submit(std::make_unique<CallTask>(
+      [sequence](Engine& engine, uint64_t id) -> Status {
+        engine.drop(sequence);
+        engine.tell({.task = id, .kind = EventKind::kDone});
+        return Status();
+      },
+      Lanes{sequence}));
 }
 
 uint64_t Engine::ingest(uint64_t sequence, std::vector<int32_t> tokens) {
   return submit(std::make_unique<IngestTask>(sequence, std::move(tokens)));
+}
+
+uint64_t Engine::ingest_together(std::vector<uint64_t> sequences, std::vector<int32_t> tokens) {
+  return submit(std::make_unique<IngestTogetherTask>(std::move(sequences), std::move(tokens)));
 }
 
 uint64_t Engine::generate(uint64_t sequence, std::vector<int32_t> tokens, GenerateOptions options) {
@@ -71,14 +80,16 @@ uint64_t Engine::generate(uint64_t sequence, std::vector<int32_t> tokens, Genera
 }
 
 uint64_t Engine::truncate(uint64_t sequence, int64_t tokens) {
-  return submit(std::make_unique<CallTask>([sequence, tokens](Engine& engine, uint64_t id) -> Status {
-    LONGHAUL_ASSIGN(Sequence * target, engine.find(sequence));
-    const int64_t pending = tokens > 0 && target->pending ? 1 : 0;
-    LONGHAUL_TRY(target->truncate(tokens - pending));
-    if (pending) target->pending.reset();
-    engine.tell({.task = id, .kind = EventKind::kDone});
-    return Status();
-  }));
+  return submit(std::make_unique<CallTask>(
+      [sequence, tokens](Engine& engine, uint64_t id) -> Status {
+        LONGHAUL_ASSIGN(Sequence * target, engine.find(sequence));
+        const int64_t pending = tokens > 0 && target->pending ? 1 : 0;
+        LONGHAUL_TRY(target->truncate(tokens - pending));
+        if (pending) target->pending.reset();
+        engine.tell({.task = id, .kind = EventKind::kDone});
+        return Status();
+      },
+      Lanes{sequence}));
 }
 
 uint64_t Engine::export_sequence(uint64_t sequence) {
@@ -90,7 +101,7 @@ uint64_t Engine::export_sequence(uint64_t sequence) {
         engine.tell({.task = id, .kind = EventKind::kDone, .image = std::move(shared)});
         return Status();
       },
-      true));
+      Lanes{sequence}, true));
 }
 
 uint64_t Engine::export_rows(uint64_t sequence, int32_t layer, int32_t head) {
@@ -101,7 +112,7 @@ uint64_t Engine::export_rows(uint64_t sequence, int32_t layer, int32_t head) {
         engine.tell({.task = id, .kind = EventKind::kDone, .bytes = std::move(rows)});
         return Status();
       },
-      true));
+      Lanes{sequence}, true));
 }
 
 uint64_t Engine::import_sequence(SequenceImage image) {
@@ -112,7 +123,7 @@ uint64_t Engine::import_sequence(SequenceImage image) {
         engine.tell({.task = id, .kind = EventKind::kDone, .sequence = engine.adopt(std::move(sequence))});
         return Status();
       },
-      true));
+      Lanes{}, true));
 }
 
 uint64_t Engine::import_rows(uint64_t sequence, int32_t layer, int32_t head, std::vector<uint8_t> rows) {
@@ -123,7 +134,7 @@ uint64_t Engine::import_rows(uint64_t sequence, int32_t layer, int32_t head, std
         engine.tell({.task = id, .kind = EventKind::kDone});
         return Status();
       },
-      true));
+      Lanes{sequence}, true));
 }
 
 uint64_t Engine::score(std::vector<int32_t> tokens, ScoreOptions options) {
@@ -149,7 +160,7 @@ void Engine::cancel(uint64_t task) {
     if (found == tasks_.end()) return;
     (*found)->cancelled = true;
     // One that has begun belongs to the engine's thread.
-    std::optional<Event> event = task == running_ ? std::nullopt : (*found)->cancelled_event();
+    std::optional<Event> event = (*found)->begun ? std::nullopt : (*found)->cancelled_event();
     if (event) {
       ended = std::move(*found);
       tasks_.erase(found);
@@ -217,16 +228,19 @@ bool Engine::push(Event event) {
 Result<Sequence*> Engine::find(uint64_t sequence) {
   const auto found = sequences_.find(sequence);
   if (found == sequences_.end()) return Status(Code::kDisposed, "the conversation was disposed of");
+  changed_.insert(sequence);
   return found->second.get();
 }
 
 uint64_t Engine::adopt(std::unique_ptr<Sequence> sequence) {
   sequences_[next_sequence_] = std::move(sequence);
+  changed_.insert(next_sequence_);
   return next_sequence_++;
 }
 
 void Engine::drop(uint64_t sequence) {
   sequences_.erase(sequence);
+  changed_.insert(sequence);
 }
 
 Status Engine::check_tokens(const std::vector<int32_t>& tokens) const {
@@ -240,9 +254,16 @@ Status Engine::check_tokens(const std::vector<int32_t>& tokens) const {
   return Status();
 }
 
-void Engine::wait_confirmed(const Task& task, int64_t tokens) {
-  std::unique_lock lock(mutex_);
-  wake_.wait(lock, [&] { return task.confirmed >= tokens || task.cancelled || stopping_; });
+int64_t Engine::prepare_batch(int64_t rows) {
+  rows = std::min(rows, options_.max_batch);
+  if (rows <= batch_limit_) return rows;
+  // In powers of two, so that a growing crowd lays scratch memory out a few times only.
+  const int64_t wanted =
+      std::min(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows))), options_.max_batch);
+  // Where there is no memory for more rows at once, the answers take turns.
+  if (sampler_->prepare(wanted).ok() && model_->prepare(*pool_, {.sequences = wanted}).ok())
+    batch_limit_ = wanted;
+  return std::min(rows, batch_limit_);
 }
 
 Status Engine::load() {
@@ -268,33 +289,21 @@ Status Engine::load() {
 }
 
 void Engine::main() {
-  Status status;
   try {
-    status = load();
+    loaded_ = load();
   } catch (const std::bad_alloc&) {
-    status = out_of_memory("the process has no memory left for the model");
+    loaded_ = out_of_memory("the process has no memory left for the model");
   }
-  tell({.task = 0, .kind = status.ok() ? EventKind::kDone : EventKind::kFailed, .status = status});
+  tell({.task = 0, .kind = loaded_.ok() ? EventKind::kDone : EventKind::kFailed, .status = loaded_});
 
   for (;;) {
-    std::shared_ptr<Task> task;
+    Turn turn;
     {
       std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return stopping_ || !tasks_.empty(); });
+      wake_.wait(lock, [&] { return stopping_ || choose(turn); });
       if (stopping_) break;
-      task = tasks_.front();
-      running_ = task->id;
     }
-    const uint64_t id = task->id;
-    const Status outcome = status.ok() ? run_task(*task) : status;
-    {
-      std::lock_guard lock(mutex_);
-      tasks_.pop_front();
-      running_ = 0;
-    }
-    // Whoever hears of a failure finds what the task held free again.
-    task.reset();
-    if (!outcome.ok()) tell({.task = id, .kind = EventKind::kFailed, .status = outcome});
+    run(turn);
   }
 
   std::deque<std::shared_ptr<Task>> left;
@@ -307,18 +316,68 @@ void Engine::main() {
   }
 }
 
-Status Engine::run_task(Task& task) {
-  for (;;) {
-    Result<bool> finished = false;
-    try {
-      finished = task.step(*this);
-    } catch (const std::bad_alloc&) {
-      finished = out_of_memory("the process has no memory left");
+bool Engine::choose(Turn& turn) {
+  turn = Turn();
+  std::vector<uint64_t> lanes;
+  for (const std::shared_ptr<Task>& task : tasks_) {
+    const std::span<const uint64_t> own = task->lanes();
+    const bool behind = std::any_of(own.begin(), own.end(), [&](uint64_t lane) {
+      return std::find(lanes.begin(), lanes.end(), lane) != lanes.end();
+    });
+    lanes.insert(lanes.end(), own.begin(), own.end());
+    if (behind || task->waiting()) continue;
+    if (task->decoding() != nullptr) {
+      turn.decoding.push_back(task);
+    } else if (turn.alone == nullptr || task->last_turn < turn.alone->last_turn) {
+      turn.alone = task;
     }
-    if (!finished.ok()) return finished.status();
-    if (finished.value()) return Status();
-    if (stopping_) return disposed();
   }
+  if (turn.decoding.empty() && turn.alone == nullptr) return false;
+  const size_t rows = static_cast<size_t>(
+      turn.decoding.empty() ? 0 : prepare_batch(static_cast<int64_t>(turn.decoding.size())));
+  if (rows < turn.decoding.size()) {
+    std::stable_sort(turn.decoding.begin(), turn.decoding.end(),
+                     [](const auto& a, const auto& b) { return a->last_turn < b->last_turn; });
+    turn.decoding.resize(rows);
+  }
+  // Each its own number: among equals the same would always be left out.
+  for (const std::shared_ptr<Task>& task : turn.decoding) task->last_turn = ++turns_;
+  if (turn.alone != nullptr) {
+    turn.alone->last_turn = ++turns_;
+    turn.alone->begun = true;
+  }
+  return true;
+}
+
+void Engine::run(Turn& turn) {
+  if (!turn.decoding.empty()) {
+    std::vector<GenerateTask*> tasks;
+    for (const std::shared_ptr<Task>& task : turn.decoding) tasks.push_back(task->decoding());
+    const std::vector<Result<bool>> outcomes = decode_together(*this, tasks);
+    for (size_t i = 0; i < outcomes.size(); ++i) {
+      const Result<bool>& finished = outcomes[i];
+      if (!finished.ok() || finished.value()) end(std::move(turn.decoding[i]), finished.status());
+    }
+  }
+  if (turn.alone == nullptr) return;
+  Result<bool> finished = false;
+  try {
+    finished = loaded_.ok() ? turn.alone->step(*this) : loaded_;
+  } catch (const std::bad_alloc&) {
+    finished = out_of_memory("the process has no memory left");
+  }
+  if (!finished.ok() || finished.value()) end(std::move(turn.alone), finished.status());
+}
+
+void Engine::end(std::shared_ptr<Task> task, const Status& outcome) {
+  const uint64_t id = task->id;
+  {
+    std::lock_guard lock(mutex_);
+    tasks_.erase(std::find(tasks_.begin(), tasks_.end(), task));
+  }
+  // Whoever hears of a failure finds what the task held free again.
+  task.reset();
+  if (!outcome.ok()) tell({.task = id, .kind = EventKind::kFailed, .status = outcome});
 }
 
 void Engine::publish() {
@@ -331,19 +390,21 @@ void Engine::publish() {
                       .used_bytes = pool_->used_pages() * pool_->page_bytes(),
                       .peak_bytes = pool_->peak_pages() * pool_->page_bytes()};
   std::map<uint64_t, SequenceMemory> sequences;
-  for (const auto& [id, sequence] : sequences_) {
-    Result<SequenceMemory> of_sequence = sequence->memory();
-    if (of_sequence.ok()) {
-      sequences[id] = std::move(of_sequence.value());
-    } else if (const auto known = sequence_memory_.find(id); known != sequence_memory_.end()) {
-      // A device that is lost tells nothing any more: what was known last still stands. Whoever uses the
-      // sequence hears of the failure. Only this thread writes the map, so it may read it without the lock.
-      sequences[id] = known->second;
-    }
+  for (const uint64_t id : changed_) {
+    const auto found = sequences_.find(id);
+    if (found == sequences_.end()) continue;
+    Result<SequenceMemory> of_sequence = found->second->memory();
+    // A device that is lost tells nothing any more: what was known last still stands. Whoever uses the
+    // sequence hears of the failure.
+    if (of_sequence.ok()) sequences[id] = std::move(of_sequence.value());
   }
   std::lock_guard lock(mutex_);
   memory_ = memory;
-  sequence_memory_ = std::move(sequences);
+  for (const uint64_t id : changed_) {
+    if (!sequences_.contains(id)) sequence_memory_.erase(id);
+  }
+  for (auto& [id, of_sequence] : sequences) sequence_memory_[id] = std::move(of_sequence);
+  changed_.clear();
 }
 
 }  // namespace longhaul

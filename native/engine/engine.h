@@ -1,5 +1,7 @@
 // An engine: one model, one KV pool, one thread that does all the work. Callers submit tasks and collect
-// events; the thread steps without them until a task finishes, fails or is cancelled.
+// events; the thread steps without them until a task finishes, fails or is cancelled. Its turns consist of one
+// decode pass over all answers under way, and one step of one other task, the one whose last is longest ago: a
+// long prefill holds an answer up for a block at a time.
 #pragma once
 
 #include <atomic>
@@ -11,6 +13,8 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -26,6 +30,7 @@ struct EngineOptions {
   std::string device = "cpu";  // as choose_device takes it
   int threads = 0;             // 0: one per available core
   int64_t kv_bytes = 0;        // of the KV pool
+  int64_t max_batch = 32;      // sequences of one decode pass
 };
 
 enum class EventKind : uint8_t {
@@ -79,20 +84,32 @@ struct ScoreOptions {
 enum class Pooling : uint8_t { kMean, kLast };
 
 class Engine;
+class GenerateTask;
 
-// A piece of work that runs step by step, so that cancellation takes effect between steps and, later, steps of
-// many tasks can share a batch.
+// A piece of work that runs step by step: cancellation takes effect between steps, and so tasks take turns.
 class Task {
  public:
+  // What texts are read in that belong to no sequence: one after the other, as each takes pages of the pool.
+  static constexpr uint64_t kReading = UINT64_MAX;
+
   virtual ~Task() = default;
   // True when finished; the step has then told its kDone event. A failure is told by the engine.
   virtual Result<bool> step(Engine& engine) = 0;
   // What is told when it is cancelled; none where it runs all the same.
   virtual std::optional<Event> cancelled_event() const = 0;
+  // Tasks of one lane (a sequence, or kReading) run in the order they came. One of no lane waits for nobody.
+  virtual std::span<const uint64_t> lanes() const = 0;
+  // Not null while its next step is a row of a decode pass, which many tasks share.
+  virtual GenerateTask* decoding() { return nullptr; }
+  // True while its next step has to wait for a confirmation.
+  virtual bool waiting() const { return false; }
 
   uint64_t id = 0;
   std::atomic<bool> cancelled{false};
   std::atomic<int64_t> confirmed{0};
+  // The engine's, with its mutex held.
+  bool begun = false;
+  uint64_t last_turn = 0;  // counts up through all tasks: whose is the longest ago comes next
 };
 
 class Engine {
@@ -111,6 +128,9 @@ class Engine {
   uint64_t release_sequence(uint64_t sequence);
   // Block-wise prefill. kProgress after each block: blocks told are in the cache, whatever comes after.
   uint64_t ingest(uint64_t sequence, std::vector<int32_t> tokens);
+  // The same tokens into several sequences with blocks of one size and no pending token: each ends as ingest()
+  // would leave it, while weights are read once a block. `done` and `total` are tokens of one of them.
+  uint64_t ingest_together(std::vector<uint64_t> sequences, std::vector<int32_t> tokens);
   // Runs `tokens` (behind a pending one), then draws up to max_tokens, fewer when the model's positions end.
   // kDone: `done` tokens of the question are in the stream, and every token told; the last told may be pending.
   uint64_t generate(uint64_t sequence, std::vector<int32_t> tokens, GenerateOptions options);
@@ -156,20 +176,27 @@ class Engine {
   Transformer& model() { return *model_; }
   PagePool& pool() { return *pool_; }
   Sampler& sampler() { return *sampler_; }
-  bool stopping() const { return stopping_; }
   Result<Sequence*> find(uint64_t sequence);
   uint64_t adopt(std::unique_ptr<Sequence> sequence);
   void drop(uint64_t sequence);
   Status check_tokens(const std::vector<int32_t>& tokens) const;
-  // Waits until `task` is confirmed up to `tokens` or cancelled, or the engine stops.
-  void wait_confirmed(const Task& task, int64_t tokens);
+  // Makes sure that a decode pass may have so many rows, or as many as there is memory for: how many.
+  int64_t prepare_batch(int64_t rows);
 
  private:
   uint64_t submit(std::unique_ptr<Task> task);
   void main();
   Status load();
-  // Steps until the task has told its kDone; else why it failed, which main() tells.
-  Status run_task(Task& task);
+  // What runs next: one task alone, and those whose rows share a decode pass.
+  struct Turn {
+    std::vector<std::shared_ptr<Task>> decoding;
+    std::shared_ptr<Task> alone;
+  };
+  // With mutex_ held. False when there is nothing to do.
+  bool choose(Turn& turn);
+  void run(Turn& turn);
+  // Takes a task that has finished or failed out of the queue, and tells its failure.
+  void end(std::shared_ptr<Task> task, const Status& outcome);
   void publish();
   // With mutex_ held. True when notify_ is to be called, without it.
   bool push(Event event);
@@ -183,12 +210,15 @@ class Engine {
   std::unique_ptr<PagePool> pool_;
   std::unique_ptr<Sampler> sampler_;
   std::map<uint64_t, std::unique_ptr<Sequence>> sequences_;
+  std::set<uint64_t> changed_;  // sequences whose numbers are to be published
+  int64_t batch_limit_ = 1;     // rows of a decode pass that there is memory for
+  Status loaded_;
   uint64_t next_sequence_ = 1;
 
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable wake_;
   std::deque<std::shared_ptr<Task>> tasks_;
-  uint64_t running_ = 0;  // the first of them once its steps have begun; 0 when none has
+  uint64_t turns_ = 0;
   uint64_t next_task_ = 1;
   std::vector<Event> events_;
   EngineMemory memory_;

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "engine/decode.h"
 #include "engine/tasks.h"
 
 namespace longhaul {
@@ -9,14 +10,22 @@ std::optional<Event> GenerateTask::cancelled_event() const {
       .task = id, .kind = EventKind::kDone, .done = question_done(), .finish = FinishReason::kCancelled};
 }
 
+GenerateTask* GenerateTask::decoding() {
+  return drawn_ > 0 && !tail_full_ && !cancelled ? this : nullptr;
+}
+
+bool GenerateTask::waiting() const {
+  return tail_full_ && options_.confirm && confirmed < drawn_ && !cancelled;
+}
+
 Result<bool> GenerateTask::step(Engine& engine) {
   LONGHAUL_ASSIGN(Sequence * sequence, engine.find(sequence_));
-  if (!admitted_) {
-    if (cancelled) return finish(engine, FinishReason::kCancelled);
-    LONGHAUL_TRY(admit(engine, *sequence));
-  }
-  if (done_ < tokens_.size()) return question_step(engine, *sequence);
-  return answer_step(engine, *sequence);
+  if (cancelled && (!admitted_ || drawn_ > 0)) return finish(engine, FinishReason::kCancelled);
+  if (!admitted_) LONGHAUL_TRY(admit(engine, *sequence));
+  if (drawn_ == 0) return question_step(engine, *sequence);
+  LONGHAUL_TRY(sequence->evict_tail());
+  tail_full_ = false;
+  return false;
 }
 
 Status GenerateTask::admit(Engine& engine, Sequence& sequence) {
@@ -38,7 +47,7 @@ Status GenerateTask::admit(Engine& engine, Sequence& sequence) {
         " more, and it holds " + std::to_string(sequence.policy().tail) +
         "; raise memory.tail, lower maxTokens, or remember the answer");
   }
-  LONGHAUL_TRY(engine.sampler().start(tokens_));
+  if (options_.params.repetition_penalty != 1) seen_ = SeenTokens(engine.model().config().vocab_size, tokens_);
   if (pending) tokens_.insert(tokens_.begin(), *sequence.pending);
   pending_ = static_cast<size_t>(pending);
   sequence.pending.reset();
@@ -57,34 +66,27 @@ Result<bool> GenerateTask::question_step(Engine& engine, Sequence& sequence) {
                .kind = EventKind::kProgress,
                .done = question_done(),
                .total = static_cast<int64_t>(tokens_.size() - pending_)});
-  return false;
+  if (done_ < tokens_.size()) return false;
+  return draw_first(engine, *this, sequence);
 }
 
-// Draws from the last pass, then runs the drawn token unless the answer ends with it.
-Result<bool> GenerateTask::answer_step(Engine& engine, Sequence& sequence) {
-  if (cancelled) return finish(engine, FinishReason::kCancelled);
-  LONGHAUL_ASSIGN(const Tensor logits, engine.model().logits(sequence.last_row(), 1));
-  SampleParams params = options_.params;
-  params.position = static_cast<uint64_t>(sequence.tokens_seen());
-  LONGHAUL_TRY(engine.sampler().draw(logits, params));
-  LONGHAUL_TRY(sequence.settle());  // the one wait of a step
-  const int32_t token = engine.sampler().drawn();
+DrawRow GenerateTask::draw_row(const Sequence& sequence) const {
+  DrawRow row{.owner = id, .params = options_.params, .seen = &seen_};
+  row.params.position = static_cast<uint64_t>(sequence.tokens_seen());
+  return row;
+}
+
+Result<bool> GenerateTask::take(Engine& engine, Sequence& sequence, int32_t token) {
   sequence.pending = token;
   ++drawn_;
+  if (options_.params.repetition_penalty != 1) seen_.add(token);
   engine.tell({.task = id, .kind = EventKind::kTokens, .tokens = {token}});
   if (std::find(options_.stop_tokens.begin(), options_.stop_tokens.end(), token) !=
       options_.stop_tokens.end()) {
     return finish(engine, FinishReason::kStop);
   }
   if (drawn_ == options_.max_tokens) return finish(engine, FinishReason::kLength);
-  if (!sequence.tail_holds(1)) {
-    if (options_.confirm) engine.wait_confirmed(*this, drawn_);
-    if (cancelled) return finish(engine, FinishReason::kCancelled);
-    if (engine.stopping()) return false;
-    LONGHAUL_TRY(sequence.evict_tail());
-  }
-  LONGHAUL_TRY(sequence.extend({&token, 1}));
-  sequence.pending.reset();
+  tail_full_ = !sequence.tail_holds(1);
   return false;
 }
 

@@ -170,10 +170,8 @@ Status Sequence::make_positions(int64_t rows) {
   return Status();
 }
 
-Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict,
-                      PassObserver* observer) {
-  LONGHAUL_TRY(settled());
-  LONGHAUL_ASSERT(static_cast<int64_t>(tokens.size()) <= policy_.block);
+Result<Segment> Sequence::stage(std::span<const int32_t> tokens, std::span<const int32_t> observers,
+                                bool evict) {
   pass_tokens_.assign(tokens.begin(), tokens.end());
   pass_tokens_.insert(pass_tokens_.end(), observers.begin(), observers.end());
   pass_positions_.resize(pass_tokens_.size());
@@ -183,30 +181,44 @@ Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> 
   std::iota(pass_positions_.begin(), pass_positions_.begin() + static_cast<int64_t>(tokens.size()), begin);
   std::iota(pass_positions_.begin() + static_cast<int64_t>(tokens.size()), pass_positions_.end(),
             policy_.prompt_at_last_position ? end - 1 : end);
+  return Segment{.cache = cache_.get(),
+                 .policy = &policy_,
+                 .tokens = pass_tokens_,
+                 .positions = pass_positions_,
+                 .rows = static_cast<int32_t>(tokens.size()),
+                 .observers = static_cast<int32_t>(observers.size()),
+                 .evict = evict};
+}
 
-  const Segment segment{.cache = cache_.get(),
-                        .policy = &policy_,
-                        .tokens = pass_tokens_,
-                        .positions = pass_positions_,
-                        .rows = static_cast<int32_t>(tokens.size()),
-                        .observers = static_cast<int32_t>(observers.size()),
-                        .evict = evict};
-  Status status;
+Status Sequence::forward(Transformer& model, PagePool& pool, std::span<const Segment> segments,
+                         PassObserver* observer) {
   try {
-    status = model_.forward(pool_, std::span(&segment, 1), observer);
+    return model.forward(pool, segments, observer);
   } catch (const std::bad_alloc&) {
-    // The engine would survive it, but this sequence's layers disagree as after any other failure.
-    status = out_of_memory("the process has no memory left");
+    // The engine would survive it, but a sequence's layers disagree as after any other failure.
+    return out_of_memory("the process has no memory left");
   }
-  // One row without an eviction is a decode step: what is queued behind it, the draw, waits for both.
-  if (status.ok() && (evict || pass_tokens_.size() != 1)) status = cache_->settle();
-  if (!status.ok()) return broken(status);
-  last_row_ = static_cast<int64_t>(tokens.size()) - 1;
+}
+
+void Sequence::count(std::span<const int32_t> tokens, int64_t last_row) {
+  last_row_ = last_row;
   tokens_seen_ += static_cast<int64_t>(tokens.size());
-  next_position_ = end;
+  next_position_ += static_cast<int64_t>(tokens.size());
   recent_.insert(recent_.end(), tokens.begin(), tokens.end());
   const size_t most = static_cast<size_t>(policy_.observing_tokens());
   if (recent_.size() > most) recent_.erase(recent_.begin(), recent_.end() - static_cast<int64_t>(most));
+}
+
+Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict,
+                      PassObserver* observer) {
+  LONGHAUL_TRY(settled());
+  LONGHAUL_ASSERT(static_cast<int64_t>(tokens.size()) <= policy_.block);
+  LONGHAUL_ASSIGN(const Segment segment, stage(tokens, observers, evict));
+  Status status = forward(model_, pool_, {&segment, 1}, observer);
+  // One row without an eviction is a decode step: what is queued behind it, the draw, waits for both.
+  if (status.ok() && (evict || pass_tokens_.size() != 1)) status = cache_->settle();
+  if (!status.ok()) return broken(status);
+  count(tokens, static_cast<int64_t>(tokens.size()) - 1);
   return Status();
 }
 

@@ -86,12 +86,24 @@ class Sequence {
   // if any, is evicted with it. extend: no eviction, the rows join the tail.
   Status prefill(std::span<const int32_t> tokens, PassObserver* observer = nullptr);
   Status extend(std::span<const int32_t> tokens, PassObserver* observer = nullptr);
+  // One pass that takes the same tokens into each of `sequences`, which are settled and of one model: each ends
+  // as its own prefill would leave it, to the bit, while weights are read once. prepare_together() has made
+  // sure of the scratch memory, which is that of all their rows. A failure breaks all of them.
+  static Status prefill_together(std::span<Sequence* const> sequences, std::span<const int32_t> tokens);
+  static Status prepare_together(std::span<Sequence* const> sequences);
+  // One pass in which the tail of each takes a token of its own, which it must hold (tail_holds): a decode
+  // pass, only queued, as extend() with one token.
+  static Status extend_together(std::span<Sequence* const> sequences, std::span<const int32_t> tokens);
+  // Waits for it.
+  static Status settle_together(std::span<Sequence* const> sequences);
   // Evicts a full tail without new tokens.
   Status evict_tail(PassObserver* observer = nullptr);
 
   // Forgets the newest `rows` rows; only the tail can be forgotten.
   Status truncate(int64_t rows);
 
+  // Ok when there is no damage and nothing under way, which it waits for.
+  Status settled();
   // Waits for the last pass. One over a single token is only queued: its failure, and what it did to the
   // memory, are known after this, which every other call does first.
   Status settle();
@@ -115,10 +127,14 @@ class Sequence {
   Status check_head(int32_t layer, int32_t head) const;
   // Packs positions, where the policy allows it, when `rows` more would pass the model's.
   Status make_positions(int64_t rows);
-  // Ok when there is no damage and nothing under way.
-  Status settled();
   Status pass(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict,
               PassObserver* observer);
+  // This sequence's part of a pass; valid until its next one.
+  Result<Segment> stage(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict);
+  static Status forward(Transformer& model, PagePool& pool, std::span<const Segment> segments,
+                        PassObserver* observer);
+  // A pass over `tokens` is over, whose last row was `last_row`.
+  void count(std::span<const int32_t> tokens, int64_t last_row);
 
   Transformer& model_;
   PagePool& pool_;

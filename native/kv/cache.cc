@@ -92,19 +92,35 @@ Status SequenceCache::collect() {
 }
 
 Status SequenceCache::settle() {
-  if (!collecting_) LONGHAUL_TRY(collect());
-  collecting_ = false;
-  LONGHAUL_TRY(stream_->synchronize());
-  std::array<int32_t, 2> count;
-  std::memcpy(count.data(), height_->data(), sizeof count);
-  const int64_t used = reserved_pages() - count[0];
-  const int64_t most = reserved_pages() - count[1];
-  pool_->account(used_pages_, used, most);
-  used_pages_ = used;
-  peak_pages_ = std::max(peak_pages_, most);
-  if (count[1] == count[0]) return Status();
-  count[1] = count[0];
-  return backend_->upload(*stream_, free_count_.data, count.data(), sizeof count);
+  SequenceCache* const self = this;
+  return settle_together({&self, 1});
+}
+
+Status SequenceCache::settle_together(std::span<SequenceCache* const> caches) {
+  for (SequenceCache* cache : caches) {
+    if (!cache->collecting_) LONGHAUL_TRY(cache->collect());
+  }
+  for (SequenceCache* cache : caches) cache->collecting_ = false;
+  LONGHAUL_TRY(caches.front()->stream_->synchronize());
+  int64_t used_before = 0;
+  int64_t used_after = 0;
+  int64_t most_inside = 0;
+  for (SequenceCache* cache : caches) {
+    std::array<int32_t, 2> count;
+    std::memcpy(count.data(), cache->height_->data(), sizeof count);
+    const int64_t most = cache->reserved_pages() - count[1];
+    used_before += cache->used_pages_;
+    cache->used_pages_ = cache->reserved_pages() - count[0];
+    cache->peak_pages_ = std::max(cache->peak_pages_, most);
+    used_after += cache->used_pages_;
+    most_inside += most;
+    if (count[1] == count[0]) continue;
+    count[1] = count[0];
+    LONGHAUL_TRY(
+        cache->backend_->upload(*cache->stream_, cache->free_count_.data, count.data(), sizeof count));
+  }
+  caches.front()->pool_->account(used_before, used_after, most_inside);
+  return Status();
 }
 
 Result<Buffer> SequenceCache::layer_views() const {

@@ -61,6 +61,8 @@ class SequenceCache {
   // settle() waits for the stream and takes it; nothing else may be queued for this cache between them.
   Status collect();
   Status settle();
+  // The same for caches of one pool whose rows shared a pass: what each held at most, they held at once.
+  static Status settle_together(std::span<SequenceCache* const> caches);
   bool collecting() const { return collecting_; }
 
   // Drops the newest `rows` rows of every head in every layer.

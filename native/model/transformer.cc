@@ -8,9 +8,6 @@
 namespace longhaul {
 namespace {
 
-// Sequences of one pass. Requests run one at a time for now; batching raises this.
-constexpr int64_t kMaxSegments = 1;
-
 // The shortest bound of a decode pass's heads: below it kernels cost the same.
 constexpr int64_t kLeastBucket = 256;
 
@@ -34,11 +31,12 @@ KvGeometry kv_geometry(const ModelConfig& config, DType weights_dtype) {
 
 void Transformer::lay_out(Arena& arena, const PageArrays& pages, const PassLimits& limits) {
   const int64_t rows = limits.rows;
+  const int64_t logit_rows = std::max(kLogitRows, limits.sequences);
   const DType act = backend_.activation_dtype(weights_.dtype);
   const int64_t q_width = config_.heads * config_.head_dim;
   const int64_t qkv_width = q_width + 2 * config_.kv_heads * config_.head_dim;
   Arena inputs;
-  inputs.take(DType::kU8, {kMaxSegments * config_.layers * static_cast<int64_t>(sizeof(CacheView))});
+  inputs.take(DType::kU8, {limits.sequences * config_.layers * static_cast<int64_t>(sizeof(CacheView))});
   inputs.take(DType::kI32, {rows});
   inputs.take(DType::kI32, {rows});
   inputs_ = arena.take(DType::kU8, {static_cast<int64_t>(inputs.used())});
@@ -51,19 +49,19 @@ void Transformer::lay_out(Arena& arena, const PageArrays& pages, const PassLimit
   attended_ = arena.take(act, {rows, q_width});
   gate_up_ = arena.take(act, {rows, 2 * config_.intermediate_size});
   mlp_ = arena.take(act, {rows, config_.intermediate_size});
-  logits_ = arena.take(DType::kF32, {kLogitRows, config_.vocab_size});
+  logits_ = arena.take(DType::kF32, {logit_rows, config_.vocab_size});
 
   const Ops& ops = backend_.ops();
   const LayerWeights& layer = weights_.layers.front();
   const AttentionArgs attention{.pages = pages,
-                                .sequences = kMaxSegments,
+                                .sequences = limits.sequences,
                                 .q = attended_.split_last(config_.head_dim),
                                 .out = attended_.split_last(config_.head_dim),
                                 .kv_heads = static_cast<int32_t>(config_.kv_heads),
                                 .max_length = static_cast<int32_t>(std::max<int64_t>(limits.head_rows, 1))};
   // A decode pass has one row a sequence.
   AttentionArgs decode = attention;
-  decode.q = decode.out = attention.q.slice(0, kMaxSegments);
+  decode.q = decode.out = attention.q.slice(0, limits.sequences);
   decode.role = RowRole::kDecode;
   size_t bytes = std::max(ops.attention_workspace(attention), ops.attention_workspace(decode));
   for (const GemmArgs& product :
@@ -71,9 +69,9 @@ void Transformer::lay_out(Arena& arena, const PageArrays& pages, const PassLimit
         GemmArgs{.x = attended_, .weight = &layer.output, .out = delta_},
         GemmArgs{.x = normed_, .weight = &layer.gate_up, .out = gate_up_},
         GemmArgs{.x = mlp_, .weight = &layer.down, .out = delta_},
-        GemmArgs{.x = normed_.slice(0, kLogitRows), .weight = &weights_.output_embedding(), .out = logits_}}) {
+        GemmArgs{.x = normed_.slice(0, logit_rows), .weight = &weights_.output_embedding(), .out = logits_}}) {
     GemmArgs one = product;
-    one.x = product.x.slice(0, std::min(product.x.shape[0], kLogitRows));
+    one.x = product.x.slice(0, std::min(product.x.shape[0], logit_rows));
     one.out = product.out.slice(0, one.x.shape[0]);
     one.role = RowRole::kDecode;
     bytes = std::max({bytes, ops.gemm_workspace(product), ops.gemm_workspace(one)});
@@ -85,10 +83,11 @@ void Transformer::lay_out(Arena& arena, const PageArrays& pages, const PassLimit
 }
 
 Status Transformer::prepare(PagePool& pool, const PassLimits& wanted) {
-  const PassLimits limits{.rows = std::max({wanted.rows, limits_.rows, kLogitRows}),
+  const PassLimits limits{.rows = std::max({wanted.rows, limits_.rows, wanted.sequences, kLogitRows}),
                           .head_rows = std::max(wanted.head_rows, limits_.head_rows),
                           .scored_rows = std::max(wanted.scored_rows, limits_.scored_rows),
-                          .observers = std::max(wanted.observers, limits_.observers)};
+                          .observers = std::max(wanted.observers, limits_.observers),
+                          .sequences = std::max(wanted.sequences, limits_.sequences)};
   if (limits == limits_) return Status();
 
   // Measuring overwrites the tensors, so a refusal has to lay the old memory out again.
@@ -108,7 +107,7 @@ Status Transformer::prepare(PagePool& pool, const PassLimits& wanted) {
 }
 
 Status Transformer::stage(std::span<const Segment> segments) {
-  LONGHAUL_ASSERT(segments.size() <= kMaxSegments);
+  LONGHAUL_ASSERT(static_cast<int64_t>(segments.size()) <= limits_.sequences);
   int64_t rows = 0;
   int64_t most_rows = 1;
   pass_role_ = RowRole::kDecode;
@@ -127,7 +126,8 @@ Status Transformer::stage(std::span<const Segment> segments) {
   pass_length_ = static_cast<int32_t>(std::min(most_rows, std::max<int64_t>(limits_.head_rows, 1)));
 
   // One upload brings all: views, then tokens, then positions.
-  const int64_t views_bytes = kMaxSegments * config_.layers * static_cast<int64_t>(sizeof(CacheView));
+  const int64_t sequences = static_cast<int64_t>(segments.size());
+  const int64_t views_bytes = sequences * config_.layers * static_cast<int64_t>(sizeof(CacheView));
   Arena device(inputs_.data);
   views_ = device.take(DType::kU8, {config_.layers, views_bytes / config_.layers});
   tokens_ = device.take(DType::kI32, {rows});
@@ -143,7 +143,7 @@ Status Transformer::stage(std::span<const Segment> segments) {
     const int32_t count = segment.rows + segment.observers;
     for (int32_t layer = 0; layer < config_.layers; ++layer) {
       const CacheView view = segment.cache->view(layer, row, count);
-      std::memcpy(views + (layer * kMaxSegments + static_cast<int64_t>(s)) * sizeof view, &view, sizeof view);
+      std::memcpy(views + (layer * sequences + static_cast<int64_t>(s)) * sizeof view, &view, sizeof view);
     }
     std::copy_n(segment.tokens.begin(), count, tokens + row);
     std::copy_n(segment.positions.begin(), count, positions + row);
@@ -303,7 +303,7 @@ Status Transformer::gemm(const Tensor& x, const Weight& weight, const Tensor& bi
 }
 
 Result<Tensor> Transformer::logits(int64_t begin, int64_t count) {
-  LONGHAUL_ASSERT(count >= 1 && count <= kLogitRows && begin >= 0 && begin + count <= pass_rows_);
+  LONGHAUL_ASSERT(count >= 1 && count <= logits_.shape[0] && begin >= 0 && begin + count <= pass_rows_);
   const Tensor out = logits_.slice(0, count);
   LONGHAUL_TRY(run(backend_, *stream_,
                    GemmArgs{.x = normed_.slice(begin, count),

@@ -43,6 +43,7 @@ struct PassLimits {
   int64_t head_rows = 0;    // that any head holds
   int64_t scored_rows = 0;  // that a head holds when it is evicted
   int64_t observers = 0;
+  int64_t sequences = 1;  // of one pass
 
   bool operator==(const PassLimits&) const = default;
 };
@@ -75,8 +76,8 @@ class Transformer {
   // [rows of the last pass, hidden] act.
   Tensor hidden_rows() const { return normed_.slice(0, pass_rows_); }
 
-  // Logits of rows [begin, begin + count) of the last pass, count <= kLogitRows. [count, vocab] f32, device
-  // memory, valid until the next call. Queued, not waited for.
+  // Logits of rows [begin, begin + count) of the last pass; count <= kLogitRows, or the sequences that passes
+  // are prepared for. [count, vocab] f32, device memory, valid until the next call. Queued, not waited for.
   static constexpr int64_t kLogitRows = 8;
   Result<Tensor> logits(int64_t begin, int64_t count);
 
@@ -115,7 +116,7 @@ class Transformer {
   Tensor qkv_;                 // [rows, (heads + 2 * kv_heads) * head_dim] act
   Tensor attended_;            // [rows, heads * head_dim] act
   Tensor gate_up_, mlp_;       // [rows, 2 * ff], [rows, ff] act
-  Tensor logits_;              // [kLogitRows, vocab] f32
+  Tensor logits_;              // [kLogitRows or sequences, vocab] f32
   Workspace workspace_;
   EvictionScratch eviction_;
   std::vector<char> host_inputs_;  // kept between passes: a decode step allocates nothing

@@ -102,13 +102,14 @@ describe("options", () => {
       windows: { size: 3 },
     });
     const all = ["--episodes", "2-6", "--windows", "tokens", "--representatives", "5", "--no-instruction"];
-    expect(readMemoryOptions(parse(...episodic, ...all))).toEqual({
+    expect(readMemoryOptions(parse(...episodic, ...all, "--builder", "batched"))).toEqual({
       policy: "epicache",
       budget: 64,
       episodes: { min: 2, max: 6 },
       windows: { by: "tokens" },
       representatives: 5,
       instruction: false,
+      builder: "batched",
     });
   });
 

@@ -1,7 +1,8 @@
+// What the tests of episodes have in common: the settings and vectors under which recall-llama does well.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { MemoryOptions } from "../../lib/index.js";
-import { recall } from "../engine/support.js";
+import type { Conversation, MemoryOptions } from "../../lib/index.js";
+import { type RecallDialogue, recall } from "../engine/support.js";
 
 /** How often each word that belongs to a topic is there. */
 export function bagOfWords(texts: readonly string[]): number[][] {
@@ -22,7 +23,6 @@ export const topical = [lexicon.entities, lexicon.topic_words].flatMap(
     Object.values(words).flatMap((list) => (typeof list === "string" ? list.split(" ") : list)),
 );
 
-/** Episodes of a dialogue in the language of the recall model. */
 export const epicache = {
   policy: "epicache",
   budget: 128,
@@ -32,3 +32,15 @@ export const epicache = {
   instruction: false,
   embed: bagOfWords,
 } satisfies MemoryOptions;
+
+export async function rightAnswers(
+  conversation: Conversation,
+  questions: RecallDialogue["questions"],
+): Promise<number> {
+  let right = 0;
+  for (const { question, answer } of questions) {
+    const { text } = await conversation.ask(question, { maxTokens: 8, remember: false }).result();
+    if (text === answer) right++;
+  }
+  return right;
+}

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <latch>
@@ -16,6 +17,23 @@
 
 namespace longhaul::testing {
 
+// Holds an engine's thread from the first event of a task on (in the watch of an EngineClient) until it is
+// opened: what is submitted meanwhile stays queued.
+class Gate {
+ public:
+  void hold(const Event& event, uint64_t task) {
+    if (event.task != task || held_.exchange(true)) return;
+    reached_.count_down();
+    opened_.wait();
+  }
+  void wait_until_held() { reached_.wait(); }
+  void open() { opened_.count_down(); }
+
+ private:
+  std::atomic<bool> held_{false};
+  std::latch reached_{1}, opened_{1};
+};
+
 inline bool is_last(const Event& event) {
   return event.kind == EventKind::kDone || event.kind == EventKind::kFailed;
 }
@@ -24,11 +42,14 @@ class EngineClient {
  public:
   // `watch` sees every event on the engine's thread, before the engine goes on.
   explicit EngineClient(const std::string& directory, std::function<void(Engine&, const Event&)> watch = {},
-                        int64_t kv_bytes = 4 << 20)
+                        int64_t kv_bytes = 4 << 20, int64_t max_batch = 32)
       : watch_(std::move(watch)),
-        engine_(std::make_unique<Engine>(
-            EngineOptions{.directory = directory, .device = kFastDevice, .threads = 2, .kv_bytes = kv_bytes},
-            [this] { collect(); })),
+        engine_(std::make_unique<Engine>(EngineOptions{.directory = directory,
+                                                       .device = kFastDevice,
+                                                       .threads = 2,
+                                                       .kv_bytes = kv_bytes,
+                                                       .max_batch = max_batch},
+                                         [this] { collect(); })),
         raw_(engine_.get()) {
     made_.count_down();
   }
