@@ -16,6 +16,11 @@ const OPTIONS = [
   "instruction",
   "match",
   "builder",
+  "promptTokens",
+  "resident",
+  "recluster",
+  "newEpisodeBelow",
+  "positions",
   "clustering",
   "embed",
 ];
