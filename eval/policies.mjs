@@ -17,6 +17,11 @@ const OPTIONS = [
   "match",
   "builder",
   "union",
+  "promptTokens",
+  "resident",
+  "recluster",
+  "newEpisodeBelow",
+  "positions",
   "clustering",
   "embed",
 ];

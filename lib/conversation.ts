@@ -34,7 +34,11 @@ export interface AskOptions extends GenerateOptions {
    * They must fit what is free of the memory's `tail`. Default true.
    */
   readonly remember?: boolean;
+  /** Called after every block, when episodes are made anew before the answer. */
+  readonly onProgress?: (progress: IngestProgress) => void;
 }
+
+export type ReclusterOptions = IngestOptions;
 
 export interface SaveOptions {
   /** Aborts the call, which then rejects with the signal's reason and leaves the file as it was. */
@@ -89,8 +93,8 @@ export class Conversation {
    * bounded memory it goes through the model block by block, and each block is evicted down to the budget.
    *
    * When it is aborted, the blocks that were told to `onProgress` stay in the conversation as text that belongs to no
-   * message: `memory().tokensSeen` tells how many tokens they are. Policy "epicache" takes one history, whole: its
-   * episodes are made of it, and of an aborted one nothing stays.
+   * message: `memory().tokensSeen` tells how many tokens they are. Policy "epicache" makes its episodes of the first
+   * history, whole: of an aborted one nothing stays. What comes later goes to the episode that it is like.
    */
   async ingest(input: Input, { onProgress, signal }: IngestOptions = {}): Promise<{ tokens: number }> {
     return this.#enqueue(signal, async (combined) => {
@@ -124,7 +128,11 @@ export class Conversation {
     if (typeof remember !== "boolean") throw invalidOption("remember", "true or false", remember);
     return this.#enqueue(options.signal, async (signal, turn) => {
       const { streams, tokenizer } = this.#context;
-      const { sequence, dialogue, finish } = await streams.choose(input, signal);
+      const { sequence, dialogue, finish } = await streams.choose(input, {
+        remember,
+        signal,
+        onProgress: options.onProgress,
+      });
       try {
         const addition =
           plain && typeof input === "string"
@@ -149,8 +157,20 @@ export class Conversation {
         return await respond(request);
       } finally {
         await finish?.();
+        await streams.settled();
       }
     });
+  }
+
+  /**
+   * Makes the episodes anew of the transcript, if the conversation has twice as many windows as they were made of; the next
+   * `ask` or `ingest` would do it first. Resolves with whether it did. When it is aborted or fails, the episodes are as
+   * they were.
+   */
+  async recluster({ onProgress, signal }: ReclusterOptions = {}): Promise<boolean> {
+    return this.#enqueue(signal, (combined) =>
+      this.#context.streams.recluster({ signal: combined, onProgress }),
+    );
   }
 
   /**

@@ -169,6 +169,14 @@ export class Dialogue {
     };
   }
 
+  /** The tokens of system messages (those that wait for the first turn before them); undefined if there are none. */
+  opening(system: readonly Message[]): readonly number[] | undefined {
+    const messages = [...this.#unwritten, ...system];
+    if (messages.length === 0 || !this.hasTemplate) return undefined;
+    const text = this.#template.wouldAppend({ history: [], added: messages, now: this.#now });
+    return text === undefined ? undefined : this.#encode(text);
+  }
+
   /** A text as it is; special tokens are added only where it begins the stream. */
   plain(text: string): Addition {
     if (this.#unwritten.length === 0) {

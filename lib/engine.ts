@@ -4,6 +4,7 @@ import { Conversation, type Input, requireTokenIds } from "./conversation.js";
 import { type DeviceName, requireDevice } from "./device.js";
 import { Dialogue } from "./dialogue.js";
 import { BatchedBuilder } from "./episodes/batched-builder.js";
+import { EpisodeCaches } from "./episodes/caches.js";
 import { type EpisodeSettings, toEpisodeSettings, unionOf } from "./episodes/options.js";
 import { PerEpisodeBuilder } from "./episodes/per-episode-builder.js";
 import { SharedBuilder } from "./episodes/shared-builder.js";
@@ -198,8 +199,7 @@ export class Engine {
     const profiled = profile === undefined ? undefined : await readProfile(profile, this.info());
     this.#requireAlive(signal);
     const policy = toNativePolicy(memory, model, encoder, profiled);
-    const dialogue = new Dialogue(tokenizer, template, system, model.maxPositions);
-    const streams = await this.#streams(memory, policy, dialogue, signal);
+    const streams = await this.#streams(memory, policy, system, signal);
     return this.#open({ streams, policy: policy.policy, tail: policy.tail }, signal);
   }
 
@@ -375,19 +375,23 @@ export class Engine {
   async #streams(
     memory: MemoryOptions,
     policy: ReturnType<typeof toNativePolicy>,
-    dialogue: Dialogue,
+    system: string | undefined,
     signal: AbortSignal | undefined,
   ): Promise<Streams> {
-    if (policy.policy === "epicache")
-      return new EpisodeStreams(this.#episodes(toEpisodeSettings(memory), policy), dialogue);
-    const { runner, model } = this.#parts;
+    const { runner, model, tokenizer, template } = this.#parts;
+    if (policy.policy === "epicache") {
+      const context = this.#episodes(toEpisodeSettings(memory), policy);
+      return new EpisodeStreams(context, new Dialogue(tokenizer, template, system, context.transcriptTokens));
+    }
+    const dialogue = new Dialogue(tokenizer, template, system, model.maxPositions);
     const sequence = await Sequence.create(runner, policy, signal);
     return new SingleStream({ sequence, dialogue }, policy.policy, model.kvHeads);
   }
 
   #episodes(settings: EpisodeSettings, policy: NativePolicy): EpisodeContext {
     const { runner, tokenizer, template, model } = this.#parts;
-    const scored: NativePolicy = { ...policy, policy: "patched-prompt" };
+    const promptRows = settings.promptTokens ?? 0;
+    const scored: NativePolicy = { ...policy, policy: "patched-prompt", promptRows };
     const create = (prompt: readonly number[]) =>
       Sequence.create(runner, { ...scored, prompt: Int32Array.from(prompt) });
     const embed = (signal: AbortSignal) =>
@@ -398,7 +402,11 @@ export class Engine {
       shared: () => new SharedBuilder(create, policy.block, unionOf(settings, policy.budgets)),
     };
     const builder = makeBuilder[settings.builder]();
-    return { settings, tokenizer, template, model, embed, builder, policy };
+    // Episodes that are made anew begin at position 0 again: absolute turns need what is left of the model's positions.
+    const share = policy.positions === "packed" ? 1 : 2;
+    const transcriptTokens = settings.transcript.maxTokens ?? Math.ceil(model.maxPositions / share);
+    const caches = () => new EpisodeCaches(runner, settings.resident ?? Number.POSITIVE_INFINITY);
+    return { settings, tokenizer, template, model, embed, builder, caches, policy, transcriptTokens };
   }
 
   #requireAlive(signal?: AbortSignal): void {

@@ -6,6 +6,7 @@ export type {
   IngestOptions,
   IngestProgress,
   Input,
+  ReclusterOptions,
   SaveOptions,
 } from "./conversation.js";
 export type { DeviceName } from "./device.js";

@@ -100,7 +100,7 @@ export interface ConversationMemory {
   readonly tokensSeen: number;
   /** With episodes, those of the cache that is furthest on. */
   readonly positions: PositionsMemory;
-  /** Rows held now: rows[layer][kvHead]. */
+  /** Rows held now, those that wait in host memory counted: rows[layer][kvHead]. */
   readonly rows: readonly (readonly number[])[];
   /** Bytes of the pages that hold rows now. */
   readonly bytes: number;
@@ -111,6 +111,11 @@ export interface ConversationMemory {
    * builder "shared" gave back (`episodes.workingBytes`).
    */
   readonly reservedBytes: number;
+  /**
+   * Bytes in the memory of this process: episodes' caches that wait there, and the transcript that new episodes are made of.
+   * 0 but for policy "epicache".
+   */
+  readonly hostBytes: number;
   /** Bytes of its page tables, which are not part of the pool. */
   readonly tableBytes: number;
   /**
@@ -189,6 +194,7 @@ export function toNativePolicy(
     window: count("window", 32),
     kernel: count("kernel", 5),
     prompt: Int32Array.from(promptIds(policy, options.prompt, model, encoder)),
+    promptRows: 0,
     promptAtLastPosition: false,
     positions: requireOneOf("memory.positions", options.positions ?? "absolute", POSITIONS),
   };
@@ -320,6 +326,7 @@ export function toConversationMemory(
     bytes: memory.used,
     peakBytes: memory.peak,
     reservedBytes: memory.reserved,
+    hostBytes: 0,
     tableBytes: memory.tables,
   };
 }

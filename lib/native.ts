@@ -44,6 +44,8 @@ export interface NativePolicy {
   readonly window: number;
   readonly kernel: number;
   readonly prompt: Int32Array;
+  /** Reserved for the prompt, where it is shorter. */
+  readonly promptRows: number;
   readonly promptAtLastPosition: boolean;
   readonly positions: "absolute" | "packed";
 }

@@ -20,8 +20,16 @@ interface DrawOptions {
   readonly onToken: (token: number, confirm: (drawn: number) => void) => void;
 }
 
+/** Where the image and the rows of a sequence come from. */
+export interface CacheSource {
+  /** Everything that `Sequence.restore` needs, but keys and values. */
+  image(signal: AbortSignal): Promise<NativeSequenceImage>;
+  /** Keys and values of one head after the other, as `Sequence.restore` wants them. */
+  rows(image: NativeSequenceImage, signal: AbortSignal): AsyncGenerator<Uint8Array, void>;
+}
+
 /** One token stream of the native engine, and how many tokens are in it. */
-export class Sequence {
+export class Sequence implements CacheSource {
   readonly #runner: TaskRunner;
   readonly #id: number;
   /** Tokens of the stream, the one that was drawn last and has not run yet counted. */
@@ -204,13 +212,12 @@ export class Sequence {
     this.#added?.splice(-count);
   }
 
-  /** Everything that `restore` needs, but keys and values. */
   async image(signal: AbortSignal): Promise<NativeSequenceImage> {
     const event = await finished(this.#runner, (native) => native.exportSequence(this.#id), signal);
     return event.image as NativeSequenceImage;
   }
 
-  /** Keys and values of one head after the other, as `restore` wants them: never more than one head's in memory. */
+  /** Never more than one head's in memory. */
   async *rows(image: NativeSequenceImage, signal: AbortSignal): AsyncGenerator<Uint8Array, void> {
     for (const { layer, head } of headsOf(image)) {
       const start = (native: NativeEngine) => native.exportRows(this.#id, layer, head);

@@ -1,8 +1,8 @@
 import type { IngestProgress, Input } from "./conversation.js";
 import type { Addition, Dialogue } from "./dialogue.js";
-import { throwIfAborted } from "./errors.js";
+import { LonghaulError, throwIfAborted } from "./errors.js";
 import { type ConversationMemory, type Policy, toConversationMemory } from "./memory.js";
-import type { Sequence } from "./sequence.js";
+import type { CacheSource, Sequence } from "./sequence.js";
 import type { StreamsState } from "./snapshots/state.js";
 import type { Message } from "./text/chat-template.js";
 
@@ -23,11 +23,20 @@ export interface HistoryRequest {
   readonly onProgress: ((progress: IngestProgress) => void) | undefined;
 }
 
+/** Making episodes anew. */
+export type RebuildRequest = Pick<HistoryRequest, "signal" | "onProgress">;
+
+/** Looking for the stream of a turn. */
+export interface ChoiceRequest extends RebuildRequest {
+  /** False for a turn that shall leave no trace. */
+  readonly remember: boolean;
+}
+
 /** Streams as they are saved. */
 export interface StreamsSnapshot {
   readonly state: StreamsState;
   /** Whose images belong to it, in this order. */
-  readonly sequences: readonly Sequence[];
+  readonly sequences: readonly CacheSource[];
 }
 
 /** The token streams that a conversation is remembered in: one, or one an episode. */
@@ -37,11 +46,35 @@ export interface Streams {
   /** Resolves with the number of the history's tokens; rejects with the signal's reason when it aborted. */
   ingest(request: HistoryRequest): Promise<number>;
   /** The stream that what comes next belongs to. */
-  choose(input: Input, signal: AbortSignal): Promise<Stream>;
+  choose(input: Input, request: ChoiceRequest): Promise<Stream>;
+  /** A turn is over. Never rejects. */
+  settled(): Promise<void>;
+  /** Makes episodes anew if the conversation has grown enough for it: whether it did. */
+  recluster(request: RebuildRequest): Promise<boolean>;
   memory(): ConversationMemory;
   /** Nothing may change until what it tells of is saved. */
-  snapshot(signal: AbortSignal): Promise<StreamsSnapshot>;
+  snapshot(): Promise<StreamsSnapshot>;
   release(): Promise<void>;
+}
+
+/** Takes a history in behind what a stream holds. */
+export async function ingestInto(
+  { sequence, dialogue }: Stream,
+  { write, signal, onProgress }: HistoryRequest,
+): Promise<number> {
+  const addition = write(dialogue);
+  const total = addition.ids.length;
+  const before = sequence.tokens;
+  const report = onProgress && ((tokens: number) => onProgress({ tokens, total }));
+  try {
+    await sequence.ingest(addition.ids, { signal, onProgress: report });
+  } finally {
+    const taken = sequence.tokens - before;
+    if (taken === total) addition.commit();
+    else dialogue.partly(addition.ids.slice(0, taken));
+  }
+  if (sequence.tokens - before < total) throwIfAborted(signal);
+  return total;
 }
 
 /** Everything in one stream. */
@@ -60,25 +93,19 @@ export class SingleStream implements Streams {
     return this.#stream.dialogue.messages;
   }
 
-  async ingest({ write, signal, onProgress }: HistoryRequest): Promise<number> {
-    const { sequence, dialogue } = this.#stream;
-    const addition = write(dialogue);
-    const total = addition.ids.length;
-    const before = sequence.tokens;
-    const report = onProgress && ((tokens: number) => onProgress({ tokens, total }));
-    try {
-      await sequence.ingest(addition.ids, { signal, onProgress: report });
-    } finally {
-      const taken = sequence.tokens - before;
-      if (taken === total) addition.commit();
-      else dialogue.partly(addition.ids.slice(0, taken));
-    }
-    if (sequence.tokens - before < total) throwIfAborted(signal);
-    return total;
+  ingest(request: HistoryRequest): Promise<number> {
+    return ingestInto(this.#stream, request);
   }
 
   async choose(): Promise<Stream> {
     return this.#stream;
+  }
+
+  async settled(): Promise<void> {}
+
+  async recluster(): Promise<boolean> {
+    const advice = 'only policy "epicache" makes any';
+    throw new LonghaulError("ERR_UNSUPPORTED", `this conversation has no episodes: ${advice}`);
   }
 
   memory(): ConversationMemory {

@@ -104,6 +104,7 @@ MemoryPolicy to_memory_policy(const Napi::Object& object) {
           .window = to_int32(object, "window"),
           .pool_kernel = to_int32(object, "kernel"),
           .prompt = to_tokens(object.Get("prompt")),
+          .prompt_rows = to_int32(object, "promptRows"),
           .prompt_at_last_position = to_flag(object, "promptAtLastPosition"),
           .positions = to_enum<PositionKind>(object, "positions", kPositionNames)};
 }
@@ -232,6 +233,7 @@ Napi::Object to_js(Napi::Env env, const MemoryPolicy& policy) {
   object.Set("window", number(env, policy.window));
   object.Set("kernel", number(env, policy.pool_kernel));
   object.Set("prompt", to_js(env, policy.prompt));
+  object.Set("promptRows", number(env, policy.prompt_rows));
   object.Set("promptAtLastPosition", policy.prompt_at_last_position);
   object.Set("positions", kPositionNames[static_cast<size_t>(policy.positions)]);
   return object;

@@ -35,8 +35,7 @@ async function setUp(engine, chosen, memory, text, signal) {
 }
 
 /**
- * A turn as the dialogue's other turns are written, in token ids: a chat template, which is rendered for the whole
- * conversation at each turn, would be measured with it, and the more the longer one stream is.
+ * A turn as the dialogue's other turns are written, in token ids: rendering a chat template would be measured with it.
  */
 const turnIds = (engine, question) =>
   engine.tokenizer.encode(` user : ${question} assistant :`, { addSpecialTokens: false, continuation: true });
@@ -76,6 +75,8 @@ export async function runTurns(engine, runs, { tokens, turns, switches, seed, si
     for (const chosen of runs) {
       onSetUp(chosen.name);
       const memory = memoryOf(chosen, dialogue, { ...common, budget: chosen.budget });
+      // The paper makes its episodes once; whoever wants to see them made anew names the option.
+      if (memory.policy === "epicache") memory.recluster ??= "never";
       series.push(await setUp(engine, chosen, memory, dialogue.text, signal));
     }
     const historyTokens = series[0].conversation.memory().tokensSeen;

@@ -20,6 +20,11 @@ export interface BuildRequest {
   readonly prompts: readonly (readonly number[])[];
   /** Token ids of the whole history. */
   readonly history: readonly number[];
+  /**
+   * Reserves one more sequence by `create`, and keeps it whatever happens; those that it reserved before may have to make
+   * room for it, so they have to be done. Sequences that are made without it are the builder's own until they are built.
+   */
+  readonly admit: (create: () => Promise<Sequence>) => Promise<Sequence>;
   readonly signal: AbortSignal;
   readonly onProgress: ((progress: BuildProgress) => void) | undefined;
 }
@@ -29,7 +34,7 @@ export interface BuiltEpisodes {
   readonly sequences: readonly Sequence[];
   /** Tokens that went through the model for it, prompts counted each time. */
   readonly forwardedTokens: number;
-  /** The most that was held in the pool for it at any time. */
+  /** The most that was held in the pool for it at any time, as far as the sequences do not tell. */
   readonly peakBytes: number;
   /** Set aside in the pool beside the sequences until they were made. */
   readonly workingBytes: number;
@@ -50,14 +55,14 @@ export type CreateSequence = (prompt: readonly number[]) => Promise<Sequence>;
  */
 export async function withSequences<T>(
   create: CreateSequence,
-  { prompts, signal }: BuildRequest,
+  request: BuildRequest,
   fill: (sequences: readonly Sequence[]) => Promise<T>,
 ): Promise<T> {
   const sequences: Sequence[] = [];
   try {
-    for (const [episode, prompt] of prompts.entries()) {
-      sequences.push(await reserve(create, prompt, episode, prompts.length));
-      throwIfAborted(signal);
+    for (const [episode, prompt] of request.prompts.entries()) {
+      sequences.push(await reserve(request, episode, () => create(prompt)));
+      throwIfAborted(request.signal);
     }
     return await fill(sequences);
   } catch (error) {
@@ -66,17 +71,17 @@ export async function withSequences<T>(
   }
 }
 
-async function reserve(
-  create: CreateSequence,
-  prompt: readonly number[],
+/** Makes the sequence of an episode by `create`, or says which one does not fit. */
+export async function reserve(
+  { prompts }: BuildRequest,
   episode: number,
-  episodes: number,
+  create: () => Promise<Sequence>,
 ): Promise<Sequence> {
   try {
-    return await create(prompt);
+    return await create();
   } catch (error) {
     if (!(error instanceof LonghaulError) || error.code !== "ERR_OUT_OF_MEMORY") throw error;
-    const message = `episode ${episode + 1} of ${episodes}: ${error.message}`;
+    const message = `episode ${episode + 1} of ${prompts.length}: ${error.message}`;
     throw new LonghaulError(error.code, message, { cause: error });
   }
 }

@@ -1,4 +1,11 @@
-import { invalidOption, LonghaulError, requireInteger, requireOneOf, requireString } from "../errors.js";
+import {
+  invalidOption,
+  LonghaulError,
+  requireInteger,
+  requireNumber,
+  requireOneOf,
+  requireString,
+} from "../errors.js";
 import type { MemoryOptions } from "../memory.js";
 import { BUILDERS, type BuilderName } from "./builder.js";
 import type { EpisodeCount } from "./clusters.js";
@@ -28,6 +35,12 @@ export interface EpisodeOptions {
   };
   /** Windows nearest an episode's centroid, which make up its patched prompt. Default 8. */
   readonly representatives?: number;
+  /**
+   * The most tokens of a prompt: windows farther from the centroid are left out of a longer one. Every cache then reserves
+   * memory for as many, so that all take the same, now and when they are made anew. Default: prompts are as long as
+   * their windows, and each cache reserves what its own prompt takes.
+   */
+  readonly promptTokens?: number;
   /** Puts an instruction in front of them, longhaul's or the given one, as EpiCache's code does. Default true. */
   readonly instruction?: boolean | string;
   /**
@@ -37,6 +50,29 @@ export interface EpisodeOptions {
   readonly embed?: "engine" | Embed;
   /** How a question finds its episode. Default "cosine", as in EpiCache's paper; its code has "dot". */
   readonly match?: "cosine" | "dot";
+  /**
+   * The most episodes' caches that are where the model computes at once; the others wait in host memory. Default: all
+   * that the pool has room for.
+   */
+  readonly resident?: number;
+  /**
+   * A turn whose cosine with the nearest centroid is below this opens an episode of its own. It begins with the rows of
+   * the nearest one, and the turn is its prompt. There are never more than twice as many as were made of a history.
+   * Default: none is opened.
+   */
+  readonly newEpisodeBelow?: number;
+  /**
+   * "doubled" (default): when the conversation has twice as many windows as its episodes were made of, they are made anew of
+   * its transcript before the next turn. "never": those of the first history stay.
+   */
+  readonly recluster?: "doubled" | "never";
+  /** What is kept of what was said, for new episodes. */
+  readonly transcript?: {
+    /** The newest tokens that are kept. Default: the model's positions; half of them with absolute positions, so that turns have the rest. */
+    readonly maxTokens?: number;
+    /** Where older text is appended, a JSON object a line: `{"speaker", "text"}`. Default: it is dropped. */
+    readonly file?: string;
+  };
   /**
    * How the caches are made of the history. "per-episode" (default) is one prefill of it after the other; "batched" runs
    * all of them in one pass a block, with the same result, so that weights are read once a block, and takes scratch memory
@@ -65,10 +101,22 @@ export interface EpisodeSettings {
   readonly windows: WindowSettings;
   readonly split: ((text: string) => readonly string[]) | undefined;
   readonly representatives: number;
+  /** Null: no limit. */
+  readonly promptTokens: number | null;
   readonly instruction: string | null;
   /** Null: the engine's own. */
   readonly embed: Embed | null;
   readonly match: "cosine" | "dot";
+  /** Null: as many as fit. */
+  readonly resident: number | null;
+  /** Null: never. */
+  readonly newEpisodeBelow: number | null;
+  readonly recluster: "doubled" | "never";
+  readonly transcript: {
+    /** Null: as the model has it. */
+    readonly maxTokens: number | null;
+    readonly file: string | null;
+  };
   readonly builder: BuilderName;
   readonly topEpisodes: 1 | 2;
   /** Undefined: twice the budget. */
@@ -82,11 +130,13 @@ const DEFAULT_SIZES = { utterances: 4, sentences: 8, tokens: 128 };
 
 /** Checks the options and fills in the defaults. */
 export function toEpisodeSettings(options: EpisodeOptions & Pick<MemoryOptions, "positions">): EpisodeSettings {
-  const { windows = {}, embed = "engine", clustering = {} } = options;
+  const { windows = {}, embed = "engine", clustering = {}, transcript = {} } = options;
   if (typeof windows !== "object" || windows === null)
     throw invalidOption("memory.windows", "an object", windows);
   if (typeof clustering !== "object" || clustering === null)
     throw invalidOption("memory.clustering", "an object", clustering);
+  if (typeof transcript !== "object" || transcript === null)
+    throw invalidOption("memory.transcript", "an object", transcript);
   const by = requireOneOf("memory.windows.by", windows.by ?? "utterances", WINDOW_UNITS);
   if (windows.split !== undefined && typeof windows.split !== "function")
     throw invalidOption(
@@ -101,9 +151,29 @@ export function toEpisodeSettings(options: EpisodeOptions & Pick<MemoryOptions, 
     windows: { by, size: requireInteger("memory.windows.size", windows.size ?? DEFAULT_SIZES[by], 1) },
     split: windows.split,
     representatives: requireInteger("memory.representatives", options.representatives ?? 8, 1),
+    promptTokens:
+      options.promptTokens === undefined
+        ? null
+        : requireInteger("memory.promptTokens", options.promptTokens, 1, MAX_INT32),
     instruction: instructionText(options.instruction ?? true),
     embed: embed === "engine" ? null : embed,
     match: requireOneOf("memory.match", options.match ?? "cosine", ["cosine", "dot"]),
+    resident:
+      options.resident === undefined
+        ? null
+        : requireInteger("memory.resident", options.resident, 1, MAX_EPISODES),
+    newEpisodeBelow:
+      options.newEpisodeBelow === undefined
+        ? null
+        : requireNumber("memory.newEpisodeBelow", options.newEpisodeBelow, -1, 1),
+    recluster: requireOneOf("memory.recluster", options.recluster ?? "doubled", ["doubled", "never"]),
+    transcript: {
+      maxTokens:
+        transcript.maxTokens === undefined
+          ? null
+          : requireInteger("memory.transcript.maxTokens", transcript.maxTokens, 1, MAX_INT32),
+      file: transcript.file === undefined ? null : requireString("memory.transcript.file", transcript.file),
+    },
     builder: requireOneOf("memory.builder", options.builder ?? "per-episode", BUILDERS),
     topEpisodes: topEpisodes(options),
     union: unionRows(options),
@@ -124,8 +194,14 @@ function episodeCount(episodes: unknown): EpisodeCount {
   return { min: requireInteger("memory.episodes.min", range.min, 1, max), max };
 }
 
-function topEpisodes({ topEpisodes = 1, positions }: EpisodeOptions & Pick<MemoryOptions, "positions">): 1 | 2 {
-  const episodes = requireInteger("memory.topEpisodes", topEpisodes, 1, 2) as 1 | 2;
+function topEpisodes({
+  topEpisodes: wanted = 1,
+  positions,
+  resident,
+}: EpisodeOptions & Pick<MemoryOptions, "positions">): 1 | 2 {
+  const episodes = requireInteger("memory.topEpisodes", wanted, 1, 2) as 1 | 2;
+  if (episodes === 2 && resident === 1)
+    throw invalidOption("memory.resident", "at least 2 where memory.topEpisodes is 2", resident);
   if (episodes === 1 || positions !== "packed") return episodes;
   throw new LonghaulError(
     "ERR_INVALID_ARGUMENT",

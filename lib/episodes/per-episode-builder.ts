@@ -1,14 +1,18 @@
 import { throwIfAborted } from "../errors.js";
+import type { Sequence } from "../sequence.js";
 import {
   type BuildRequest,
   type BuiltEpisodes,
   type CreateSequence,
   type EpisodeBuilder,
+  reserve,
   tokensOfEach,
-  withSequences,
 } from "./builder.js";
 
-/** The paper's way: one block-wise prefill of the whole history for each episode, one after the other. */
+/**
+ * The paper's way: one block-wise prefill of the whole history for each episode, one after the other; where
+ * they do not all fit, those that are done make room for the next.
+ */
 export class PerEpisodeBuilder implements EpisodeBuilder {
   readonly name = "per-episode";
   readonly #create: CreateSequence;
@@ -20,22 +24,21 @@ export class PerEpisodeBuilder implements EpisodeBuilder {
     this.#block = block;
   }
 
-  build(request: BuildRequest): Promise<BuiltEpisodes> {
-    const { history, signal, onProgress } = request;
-    return withSequences(this.#create, request, async (sequences) => {
-      const total = sequences.length * history.length;
-      let held = 0;
-      let peakBytes = 0;
-      for (const [episode, sequence] of sequences.entries()) {
-        const report = (done: number) =>
-          onProgress?.({ episode, tokens: episode * history.length + done, total });
-        await sequence.ingest(history, { signal, onProgress: report });
-        if (sequence.tokens < history.length) throwIfAborted(signal);
-        const { used, peak } = sequence.memory;
-        peakBytes = Math.max(peakBytes, held + peak);
-        held += used;
-      }
-      return { sequences, forwardedTokens: tokensOfEach(request, this.#block), peakBytes, workingBytes: 0 };
-    });
+  async build(request: BuildRequest): Promise<BuiltEpisodes> {
+    const { prompts, history, admit, signal, onProgress } = request;
+    const sequences: Sequence[] = [];
+    const total = prompts.length * history.length;
+    let peakBytes = 0;
+    for (const [episode, prompt] of prompts.entries()) {
+      const sequence = await reserve(request, episode, () => admit(() => this.#create(prompt)));
+      throwIfAborted(signal);
+      const report = (done: number) =>
+        onProgress?.({ episode, tokens: episode * history.length + done, total });
+      await sequence.ingest(history, { signal, onProgress: report });
+      if (sequence.tokens < history.length) throwIfAborted(signal);
+      peakBytes = Math.max(peakBytes, sequence.memory.peak);
+      sequences.push(sequence);
+    }
+    return { sequences, forwardedTokens: tokensOfEach(request, this.#block), peakBytes, workingBytes: 0 };
   }
 }

@@ -9,12 +9,16 @@ import {
   requireList,
   requireNumbers,
   requireObject,
+  requireText,
 } from "../snapshots/values.js";
 import type { JsonObject } from "../text/files.js";
 import { BUILDERS } from "./builder.js";
+import type { GrowthState } from "./growth.js";
+import type { Said } from "./history.js";
 import type { BuiltHistory } from "./memory.js";
 import { type Embed, type EpisodeSettings, toEpisodeSettings } from "./options.js";
 import type { HistoryPlan } from "./plan.js";
+import type { Passage } from "./transcript.js";
 
 /** The settings without functions, which no file can hold: whoever restores brings them again. */
 export interface SavedSettings extends Omit<EpisodeSettings, "embed" | "split"> {
@@ -32,9 +36,10 @@ export interface EpisodesState {
   readonly built: BuiltState | null;
 }
 
-export interface BuiltState extends Omit<BuiltHistory, "active" | "requested"> {
+export interface BuiltState extends Omit<BuiltHistory, "requested"> {
   readonly active: number | null;
   readonly peakBytes: number;
+  readonly growth: GrowthState;
   /** One an episode, without the log, which is the dialogue's. */
   readonly dialogues: readonly DialogueState[];
 }
@@ -51,7 +56,14 @@ export function restoreSettings(
 ): EpisodeSettings {
   const windows = split === undefined ? saved.windows : { ...saved.windows, split };
   const instruction = saved.instruction ?? false;
-  return toEpisodeSettings({ ...saved, instruction, windows, embed: embed ?? "engine" });
+  const options = { ...saved, transcript: given(saved.transcript), instruction, windows };
+  return toEpisodeSettings({ ...given(options), embed: embed ?? "engine" });
+}
+
+/** Without what is null, which stands for an option that was left out. */
+function given<T extends object>(saved: T): { [K in keyof T]?: NonNullable<T[K]> } {
+  const entries = Object.entries(saved).filter(([, value]) => value !== null);
+  return Object.fromEntries(entries) as { [K in keyof T]?: NonNullable<T[K]> };
 }
 
 export function readEpisodesState(name: string, state: JsonObject): EpisodesState {
@@ -69,6 +81,7 @@ function readSettings(name: string, value: unknown): SavedSettings {
   const settings = requireObject(name, value);
   requireObject(`${name}.windows`, settings.windows);
   requireObject(`${name}.clustering`, settings.clustering);
+  requireObject(`${name}.transcript`, settings.transcript);
   return {
     ...(settings as unknown as SavedSettings),
     embed: requireOneOf(`${name}.embed`, settings.embed, ["engine", "function"]),
@@ -85,15 +98,52 @@ function readBuilt(name: string, value: unknown): BuiltState {
     throw invalidOption(name, "as many episodes, dialogues and centroids", dialogues);
   }
   const { active } = built;
+  const begun = requireIntegers(`${name}.begun`, built.begun);
+  if (begun.length !== episodes) throw invalidOption(`${name}.begun`, "one number an episode", begun);
   return {
     builder: requireOneOf(`${name}.builder`, built.builder, BUILDERS),
     plan,
-    tokens: requireInt32(`${name}.tokens`, built.tokens),
+    made: requireInteger(`${name}.made`, built.made, 1, episodes),
+    tokens: requireInteger(`${name}.tokens`, built.tokens, 0),
+    begun,
     forwardedTokens: requireInteger(`${name}.forwardedTokens`, built.forwardedTokens, 0),
     workingBytes: requireInteger(`${name}.workingBytes`, built.workingBytes, 0),
     active: active === null ? null : requireInteger(`${name}.active`, active, 0, episodes - 1),
     peakBytes: requireInteger(`${name}.peakBytes`, built.peakBytes, 0),
+    growth: readGrowth(`${name}.growth`, built.growth),
     dialogues,
+  };
+}
+
+function readGrowth(name: string, value: unknown): GrowthState {
+  const growth = requireObject(name, value);
+  const transcript = requireObject(`${name}.transcript`, growth.transcript);
+  return {
+    transcript: {
+      separator: requireOneOf(`${name}.transcript.separator`, transcript.separator, ["\n", " "]),
+      named: requireFlag(`${name}.transcript.named`, transcript.named),
+      cut: requireFlag(`${name}.transcript.cut`, transcript.cut),
+      passages: requireList(`${name}.transcript.passages`, transcript.passages, readPassage),
+    },
+    opening: requireIntegers(`${name}.opening`, growth.opening),
+    units: requireInteger(`${name}.units`, growth.units, 0),
+    rebuilds: requireInteger(`${name}.rebuilds`, growth.rebuilds, 0),
+  };
+}
+
+function readPassage(name: string, value: unknown): Passage {
+  const passage = requireObject(name, value);
+  return {
+    ids: Int32Array.from(requireIntegers(`${name}.ids`, passage.ids)),
+    said: passage.said === null ? null : readSaid(`${name}.said`, passage.said),
+  };
+}
+
+function readSaid(name: string, value: unknown): Said {
+  const { speaker, text } = requireObject(name, value);
+  return {
+    ...(speaker === undefined ? {} : { speaker: requireText(`${name}.speaker`, speaker) }),
+    text: requireText(`${name}.text`, text),
   };
 }
 

@@ -4,15 +4,30 @@ import { LonghaulError } from "../errors.js";
 import type { ConversationMemory } from "../memory.js";
 import type { NativeModel, NativePolicy } from "../native.js";
 import type { Sequence } from "../sequence.js";
-import type { HistoryRequest, Stream, Streams, StreamsSnapshot } from "../streams.js";
+import {
+  type ChoiceRequest,
+  type HistoryRequest,
+  ingestInto,
+  type RebuildRequest,
+  type Stream,
+  type Streams,
+  type StreamsSnapshot,
+} from "../streams.js";
 import type { Message } from "../text/chat-template.js";
-import type { EpisodeBuilder } from "./builder.js";
-import { type EpisodeCaches, ResidentCaches } from "./caches.js";
+import type { BuildRequest, EpisodeBuilder } from "./builder.js";
+import type { EpisodeCaches } from "./caches.js";
+import { Growth } from "./growth.js";
 import { type History, historyOfMessages, historyOfText } from "./history.js";
 import { type BuiltHistory, toEpisodicMemory } from "./memory.js";
 import type { Embed } from "./options.js";
-import { matchEpisodes, type PlanContext, planEpisodes } from "./plan.js";
-import { Retelling } from "./retelling.js";
+import {
+  type HistoryPlan,
+  type Match,
+  matchEpisodes,
+  type PlanContext,
+  planEpisodes,
+  withEpisode,
+} from "./plan.js";
 import { type EpisodesState, saveSettings } from "./state.js";
 
 /** What an episodic conversation needs of its engine. */
@@ -20,13 +35,17 @@ export interface EpisodeContext extends Omit<PlanContext, "embed"> {
   /** The user's function, or the engine's own that `signal` aborts. */
   readonly embed: (signal: AbortSignal) => Embed;
   readonly builder: EpisodeBuilder;
+  /** For the caches of a history's episodes. */
+  readonly caches: () => EpisodeCaches;
   readonly model: NativeModel;
   /** Of each episode's cache, but for its prompt. */
   readonly policy: NativePolicy;
+  /** The most of its transcript that is kept. */
+  readonly transcriptTokens: number;
 }
 
 interface Built {
-  readonly history: Omit<BuiltHistory, "active">;
+  readonly history: BuiltHistory;
   readonly caches: EpisodeCaches;
   /** What each episode's stream says: the history, and the turns that went there. */
   readonly dialogues: readonly Dialogue[];
@@ -39,20 +58,29 @@ const NOTHING_YET = {
   bytes: 0,
   peakBytes: 0,
   reservedBytes: 0,
+  hostBytes: 0,
   tableBytes: 0,
 };
+
+/** Episodes that turns may open, for each one that was made of a history. */
+const OPENED_PER_MADE = 1;
 
 /**
  * EpiCache (arXiv 2509.17396): one stream for each episode of a history. All of them saw the whole history, and each
  * kept what its episode's representative windows attend to; a question goes to the episode that it is most like, at the
  * positions behind the whole history, and stays in that episode's tail.
+ *
+ * Beyond the paper, the episodes follow a conversation that grows: a turn like none of them opens one of its own, and when
+ * there are twice as many windows, all are made anew of the newest transcript.
  */
 export class EpisodeStreams implements Streams {
   readonly #context: EpisodeContext;
+  /** What is said in all streams together, as if it were one. */
   readonly #dialogue: Dialogue;
   #built: Built | undefined;
+  #growth: Growth | undefined;
   #active: number | undefined;
-  /** The most that was ever held. */
+  /** The most that was held by caches which are gone. */
   #peakBytes = 0;
 
   /** @param dialogue of an empty stream */
@@ -61,22 +89,19 @@ export class EpisodeStreams implements Streams {
     this.#dialogue = dialogue;
   }
 
-  /** @param sequences one an episode, if there was a history */
-  static restore(
-    context: EpisodeContext,
-    state: EpisodesState,
-    sequences: readonly Sequence[],
-  ): EpisodeStreams {
+  /** @param caches one an episode, if there was a history */
+  static restore(context: EpisodeContext, state: EpisodesState, caches: EpisodeCaches): EpisodeStreams {
     const { tokenizer, template, settings } = context;
-    const dialogue = Dialogue.restore(tokenizer, template, state.dialogue, context.model.maxPositions);
-    const retelling = new Retelling(dialogue);
+    const dialogue = Dialogue.restore(tokenizer, template, state.dialogue, context.transcriptTokens);
     const streams = new EpisodeStreams(context, dialogue);
     if (state.built === null) return streams;
-    const { dialogues, active, peakBytes, ...history } = state.built;
+    const { dialogues, active, peakBytes, growth: saved, ...history } = state.built;
+    const growth = new Growth(dialogue, tokenizer, settings, context.transcriptTokens, saved);
+    streams.#growth = growth;
     streams.#built = {
       history: { ...history, requested: settings.episodes },
-      caches: new ResidentCaches(sequences),
-      dialogues: dialogues.map((each) => Dialogue.restore(tokenizer, template, each, 0, retelling)),
+      caches,
+      dialogues: dialogues.map((each) => Dialogue.restore(tokenizer, template, each, 0, growth.retelling)),
     };
     streams.#active = active ?? undefined;
     streams.#peakBytes = peakBytes;
@@ -87,56 +112,81 @@ export class EpisodeStreams implements Streams {
     return this.#dialogue.messages;
   }
 
-  /** When it is aborted or fails, the conversation is as empty as before. */
-  async ingest({ input, write, signal, onProgress }: HistoryRequest): Promise<number> {
+  /**
+   * Makes the episodes of the first history; when that is aborted or fails, the conversation is as empty as before. What
+   * comes later goes to the episode that it is like.
+   */
+  async ingest(request: HistoryRequest): Promise<number> {
+    const { input, write } = request;
     if (this.#built !== undefined) {
-      const advice = "ingest the whole history at once, or make a new conversation";
-      throw new LonghaulError("ERR_UNSUPPORTED", `policy "epicache" has made its episodes already: ${advice}`);
+      try {
+        return await ingestInto(await this.choose(input, { ...request, remember: true }), request);
+      } finally {
+        await this.settled();
+      }
     }
-    const { builder, model, settings } = this.#context;
+    const { settings, tokenizer, transcriptTokens } = this.#context;
     const addition = write(this.#dialogue);
-    const plan = await planEpisodes(this.#historyOf(input), this.#planContext(signal), signal);
-    const prompts = plan.episodes.map(({ prompt }) => prompt);
-    const { sequences, forwardedTokens, workingBytes, peakBytes } = await builder.build({
-      prompts,
-      history: addition.ids,
-      signal,
-      onProgress,
-    });
+    const opening = this.#opening(input, addition.ids);
+    const said = this.#historyOf(input);
+    const made = await this.#make(said, addition.ids, request);
     addition.commit();
-    const history = {
-      builder: builder.name,
-      requested: settings.episodes,
-      plan,
-      tokens: addition.ids.length,
-      forwardedTokens,
-      workingBytes,
-    };
-    const retelling = new Retelling(this.#dialogue);
-    const dialogues = sequences.map(() => this.#dialogue.fork(retelling));
-    this.#built = { history, caches: new ResidentCaches(sequences), dialogues };
-    this.#peakBytes = Math.max(peakBytes, this.#held(this.#built, model).peakBytes);
+    const { separator, utterances } = said;
+    const named = utterances.some(({ speaker }) => speaker !== undefined);
+    const empty = { separator, named, cut: false, passages: [] };
+    const growth = new Growth(this.#dialogue, tokenizer, settings, transcriptTokens, {
+      transcript: empty,
+      opening,
+      units: 0,
+      rebuilds: 0,
+    });
+    growth.transcript.push(addition.ids, utterances);
+    this.#growth = growth;
+    this.#take(made, addition.ids.length, growth);
+    await this.settled();
     return addition.ids.length;
   }
 
-  async choose(input: Input, signal: AbortSignal): Promise<Stream> {
-    const built = this.#built;
-    if (built === undefined) {
+  async choose(input: Input, request: ChoiceRequest): Promise<Stream> {
+    const { signal, remember } = request;
+    const { settings } = this.#context;
+    if (this.#built === undefined) {
       const advice = "call ingest(history) before the first question";
       throw new LonghaulError(
         "ERR_INVALID_ARGUMENT",
         `policy "epicache" makes its episodes of a history: ${advice}`,
       );
     }
+    await this.#growth?.transcript.flush();
+    if (remember) await this.recluster(request);
+    const built = this.#built;
     const question = this.#questionOf(input);
-    const { order } = await matchEpisodes(question, built.history.plan, this.#planContext(signal));
-    const [episode, second] = order as readonly [number, number?];
+    // The engine has nothing to do while others embed.
+    const meanwhile = settings.embed === null ? undefined : built.caches.prepare(signal);
+    const [matched, prepared] = await Promise.allSettled([
+      matchEpisodes(question, built.history.plan, this.#planContext(signal)),
+      meanwhile,
+    ]);
+    if (matched.status === "rejected") throw matched.reason;
+    if (prepared.status === "rejected") throw prepared.reason;
+    const match = matched.value;
+    const [nearest = 0] = match.order;
+    const { made, plan } = built.history;
+    const room = plan.episodes.length < (1 + OPENED_PER_MADE) * made;
+    const unlike = settings.newEpisodeBelow !== null && match.cosine < settings.newEpisodeBelow;
+    const known = match.vector.some((value) => value !== 0);
+    const opens = remember && room && unlike && known;
+    const episode = opens ? await this.#open(built, question, match, signal) : nearest;
+    const dialogue = this.#built.dialogues[episode] as Dialogue;
+    const [, second] = match.order;
+    if (opens || second === undefined || settings.topEpisodes === 1) {
+      const sequence = await built.caches.acquire(episode, signal);
+      this.#active = episode;
+      return { sequence, dialogue };
+    }
+    const pair = await built.caches.acquirePair(episode, second, signal);
     this.#active = episode;
-    const dialogue = built.dialogues[episode] as Dialogue;
-    const sequence = await built.caches.acquire(episode, signal);
-    if (second === undefined || this.#context.settings.topEpisodes === 1) return { sequence, dialogue };
-    const other = await built.caches.acquire(second, signal);
-    return this.#united(built, sequence, other, dialogue, signal);
+    return this.#united(built, pair, dialogue, signal);
   }
 
   /**
@@ -144,17 +194,17 @@ export class EpisodeStreams implements Streams {
    * stays one that this episode's prompt has chosen, and the union is given back.
    */
   async #united(
-    built: Built,
-    first: Sequence,
-    second: Sequence,
+    { history, caches }: Built,
+    [first, second]: readonly [Sequence, Sequence],
     dialogue: Dialogue,
     signal: AbortSignal,
   ): Promise<Stream> {
-    const sequence = await first.unite(second, built.history.tokens, signal);
+    // What came behind the history is each episode's own.
+    const sequence = await first.unite(second, Math.min(...history.begun), signal);
     const finish = async () => {
       try {
-        const { bytes } = this.#held(built, this.#context.model);
-        this.#peakBytes = Math.max(this.#peakBytes, bytes + sequence.memory.peak);
+        const held = caches.memory().reduce((sum, { resident, used }) => sum + (resident ? used : 0), 0);
+        this.#peakBytes = Math.max(this.#peakBytes, held + sequence.memory.peak);
         if (sequence.added.length > 0) await first.append(sequence.added);
       } finally {
         await sequence.release();
@@ -163,18 +213,41 @@ export class EpisodeStreams implements Streams {
     return { sequence, dialogue, finish };
   }
 
+  async settled(): Promise<void> {
+    // What it cannot write now it keeps, and the next turn says so before it begins.
+    await this.#growth?.transcript.flush().catch(() => {});
+  }
+
+  /** Old caches wait on the host until all new ones are made, and come back if they are not. */
+  async recluster(request: RebuildRequest): Promise<boolean> {
+    const { settings } = this.#context;
+    const [built, growth] = [this.#built, this.#growth];
+    if (built === undefined || growth === undefined || settings.recluster === "never") return false;
+    const { history: said } = growth.transcript;
+    // A transcript that holds less than one turn is nothing to make episodes of.
+    if (growth.windows < built.history.plan.windows || said.utterances.length === 0) return false;
+    const { tokensSeen } = this.memory();
+    await built.caches.offload(request.signal);
+    const made = await this.#make(said, growth.ids, request);
+    this.#peakBytes = this.#peak(built);
+    await built.caches.release();
+    growth.rebuilt();
+    this.#take(made, tokensSeen, growth, built.history.forwardedTokens);
+    return true;
+  }
+
   memory(): ConversationMemory {
     const { model } = this.#context;
-    if (this.#built === undefined) {
+    if (this.#built === undefined || this.#growth === undefined) {
       const rows = Array.from({ length: model.layers }, () => Array(model.kvHeads).fill(0));
       return { policy: "epicache", ...NOTHING_YET, rows };
     }
-    const memory = this.#held(this.#built, model);
-    this.#peakBytes = Math.max(this.#peakBytes, memory.peakBytes);
-    return { ...memory, peakBytes: this.#peakBytes };
+    const { history, caches } = this.#built;
+    const account = { active: this.#active, growth: this.#growth, peakBytes: this.#peak(this.#built) };
+    return toEpisodicMemory(history, caches.memory(), account, model);
   }
 
-  async snapshot(signal: AbortSignal): Promise<StreamsSnapshot> {
+  async snapshot(): Promise<StreamsSnapshot> {
     const { settings, policy } = this.#context;
     const state = {
       kind: "episodes",
@@ -182,30 +255,101 @@ export class EpisodeStreams implements Streams {
       settings: saveSettings(settings),
       dialogue: this.#dialogue.state(),
     } as const;
-    if (this.#built === undefined) return { state: { ...state, built: null }, sequences: [] };
+    if (this.#built === undefined || this.#growth === undefined)
+      return { state: { ...state, built: null }, sequences: [] };
     const { history, caches, dialogues } = this.#built;
     const { requested: _, ...rest } = history;
     const built = {
       ...rest,
       active: this.#active ?? null,
-      peakBytes: this.memory().peakBytes,
+      peakBytes: this.#peak(this.#built),
+      growth: this.#growth.state,
       dialogues: dialogues.map((dialogue) => dialogue.state()),
     };
-    const sequences = await Promise.all(dialogues.map((_, episode) => caches.acquire(episode, signal)));
-    return { state: { ...state, built }, sequences };
+    return { state: { ...state, built }, sequences: caches.sources };
   }
 
   async release(): Promise<void> {
     await this.#built?.caches.release();
   }
 
-  #held({ history, caches }: Built, model: NativeModel): ConversationMemory {
-    return toEpisodicMemory({ ...history, active: this.#active }, caches.memory(), model);
+  /** Plans and fills episodes, all or none. */
+  async #make(said: History, ids: readonly number[], { signal, onProgress }: RebuildRequest): Promise<Made> {
+    const plan = await planEpisodes(said, this.#planContext(signal), signal);
+    const prompts = plan.episodes.map(({ prompt }) => prompt);
+    const caches = this.#context.caches();
+    try {
+      const admit: BuildRequest["admit"] = (create) => caches.admit(create, signal);
+      const request = { prompts, history: ids, admit, signal, onProgress };
+      const built = await this.#context.builder.build(request);
+      const { sequences, forwardedTokens, peakBytes, workingBytes } = built;
+      await caches.adopt(sequences, signal);
+      this.#peakBytes = Math.max(this.#peakBytes, peakBytes);
+      return { plan, caches, forwardedTokens, workingBytes, streamTokens: ids.length };
+    } catch (error) {
+      await caches.release();
+      throw error;
+    }
+  }
+
+  /** Goes on with episodes that were made of all that was said so far, in so many tokens of the conversation. */
+  #take(
+    { plan, caches, forwardedTokens, workingBytes, streamTokens }: Made,
+    tokens: number,
+    growth: Growth,
+    forwardedBefore = 0,
+  ): void {
+    const { builder, settings } = this.#context;
+    const history = {
+      builder: builder.name,
+      requested: settings.episodes,
+      plan,
+      made: plan.episodes.length,
+      tokens,
+      begun: plan.episodes.map(() => streamTokens),
+      forwardedTokens: forwardedBefore + forwardedTokens,
+      workingBytes,
+    };
+    const dialogues = plan.episodes.map(() => this.#dialogue.fork(growth.retelling));
+    this.#built = { history, caches, dialogues };
+    this.#active = undefined;
+  }
+
+  /** A turn's own episode, which begins as the nearest one is. */
+  async #open(built: Built, text: string, { order, vector }: Match, signal: AbortSignal): Promise<number> {
+    const { history, caches, dialogues } = built;
+    const growth = this.#growth as Growth;
+    const [nearest = 0] = order;
+    const context = this.#planContext(signal);
+    const plan = withEpisode(history.plan, text, vector, growth.transcript.history, context);
+    await caches.fork(nearest, plan.episodes.at(-1)?.prompt ?? [], signal);
+    const { tokensSeen } = caches.memory().at(-1) as { tokensSeen: number };
+    const fork = (dialogues[nearest] as Dialogue).fork(growth.retelling);
+    this.#built = {
+      history: { ...history, plan, begun: [...history.begun, tokensSeen] },
+      caches,
+      dialogues: [...dialogues, fork],
+    };
+    return plan.episodes.length - 1;
+  }
+
+  #peak({ caches }: Built): number {
+    return Math.max(this.#peakBytes, caches.peakBytes);
   }
 
   #planContext(signal: AbortSignal): PlanContext {
     const { settings, embed, tokenizer, template } = this.#context;
     return { settings, embed: embed(signal), tokenizer, template };
+  }
+
+  /** What has to stand in front of any later part of the stream that begins with a history's `ids`. */
+  #opening(input: Input, ids: readonly number[]): readonly number[] {
+    const { tokenizer } = this.#context;
+    const messages = isMessages(input) ? requireMessages("input", input) : [];
+    const spoken = messages.findIndex(({ role }) => role !== "system");
+    const system = this.#dialogue.opening(messages.slice(0, Math.max(0, spoken)));
+    if (system !== undefined) return system;
+    return ids.length > 0 && ids[0] === tokenizer.bosTokenId ? ids.slice(0, 1) : [];
   }
 
   #historyOf(input: Input): History {
@@ -222,4 +366,18 @@ export class EpisodeStreams implements Streams {
     if (isTokenIds(input)) return this.#context.tokenizer.decode(input, { skipSpecialTokens: true });
     return requireMessages("input", input as Message[]).at(-1)?.content ?? "";
   }
+}
+
+/** Episodes, filled. */
+interface Made {
+  readonly plan: HistoryPlan;
+  readonly caches: EpisodeCaches;
+  readonly forwardedTokens: number;
+  readonly workingBytes: number;
+  /** Of each one's stream. */
+  readonly streamTokens: number;
+}
+
+function isMessages(input: Input): input is Message | readonly Message[] {
+  return typeof input !== "string" && !isTokenIds(input);
 }

@@ -1,7 +1,7 @@
 import type { DialogueState } from "../dialogue.js";
 import { requireInteger, requireNumber, requireOneOf, requireString } from "../errors.js";
-import type { LoggedMessage } from "../message-log.js";
 import { POSITIONS } from "../memory.js";
+import type { LoggedMessage } from "../message-log.js";
 import type { NativePacking, NativePolicy } from "../native.js";
 import type { Message } from "../text/chat-template.js";
 import {
@@ -27,6 +27,7 @@ export function readPolicy(name: string, value: unknown): NativePolicy {
     window: number("window"),
     kernel: number("kernel"),
     prompt: Int32Array.from(requireIntegers(`${name}.prompt`, policy.prompt)),
+    promptRows: number("promptRows", 0),
     promptAtLastPosition: requireFlag(`${name}.promptAtLastPosition`, policy.promptAtLastPosition),
     positions: requireOneOf(`${name}.positions`, policy.positions, POSITIONS),
   };

@@ -52,30 +52,23 @@ export async function restoreStreams(
     await requireModel(path, state, context);
     const build = state.streams.kind === "single" ? single(path, state) : episodic(path, state, options);
     requireSections(reader, state.sequences);
-    const sequences: Sequence[] = [];
-    try {
-      for (const image of state.sequences) {
-        sequences.push(await restoreSequence(reader, image, context.runner, signal));
-      }
-      return build(context, sequences);
-    } catch (error) {
-      await Promise.all(sequences.map((sequence) => sequence.release()));
-      throw error;
-    }
+    return await build(context, reader, signal);
   } finally {
     await reader.close();
   }
 }
 
-type Build = (context: RestoreContext, sequences: readonly Sequence[]) => OpenStreams;
+/** Makes streams of the sections that a reader is at; leaves nothing when it fails. */
+type Build = (context: RestoreContext, reader: SnapshotReader, signal: AbortSignal) => Promise<OpenStreams>;
 
 function single(path: string, { streams, sequences }: SnapshotState): Build {
   const [image] = sequences;
   if (image === undefined || sequences.length > 1) throw corruptSnapshot(path, "it has not one sequence");
   const policy = checked(path, () => requireOneOf("policy", image.policy.policy as Policy, POLICIES));
-  return ({ tokenizer, template, model }, [sequence]) => {
+  return async ({ runner, tokenizer, template, model }, reader, signal) => {
+    const sequence = await (await sectionsOf(reader, image))(runner, signal);
     const dialogue = Dialogue.restore(tokenizer, template, streams.dialogue, model.maxPositions);
-    const stream = { sequence: sequence as Sequence, dialogue };
+    const stream = { sequence, dialogue };
     return { streams: new SingleStream(stream, policy, model.kvHeads), policy, tail: image.policy.tail };
   };
 }
@@ -96,11 +89,21 @@ function episodic(path: string, { streams, sequences }: SnapshotState, options: 
     unionOf(restored, state.policy.budgets);
     return restored;
   });
-  return ({ episodes }, restored) => ({
-    streams: EpisodeStreams.restore(episodes(settings, state.policy), state, restored),
-    policy: "epicache",
-    tail: state.policy.tail,
-  });
+  return async ({ runner, episodes }, reader, signal) => {
+    const context = episodes(settings, state.policy);
+    const caches = context.caches();
+    try {
+      for (const image of sequences) {
+        const restored = await sectionsOf(reader, image);
+        await caches.admit(() => restored(runner, signal), signal);
+      }
+      const streams = EpisodeStreams.restore(context, state, caches);
+      return { streams, policy: "epicache", tail: state.policy.tail };
+    } catch (error) {
+      await caches.release();
+      throw error;
+    }
+  };
 }
 
 /** Refuses a function that is missing, and one where the engine's own way was saved. */
@@ -132,19 +135,20 @@ function requireSections(reader: SnapshotReader, sequences: readonly SequenceSta
   throw corruptSnapshot(reader.path, `its sections have ${reader.left} bytes, its rows take ${bytes}`);
 }
 
-async function restoreSequence(
+/** What makes the sequence of an image. It may be called again where there was no room: rows are read after that. */
+async function sectionsOf(
   reader: SnapshotReader,
   image: SequenceState,
-  runner: TaskRunner,
-  signal: AbortSignal,
-): Promise<Sequence> {
+): Promise<(runner: TaskRunner, signal: AbortSignal) => Promise<Sequence>> {
   const positions = await reader.readIntegers(rowsOf(image));
   const read = (bytes: number) => reader.read(bytes);
-  try {
-    return await Sequence.restore(runner, { ...image, positions }, read, signal);
-  } catch (error) {
-    throw blamed(reader.path, error);
-  }
+  return async (runner, signal) => {
+    try {
+      return await Sequence.restore(runner, { ...image, positions }, read, signal);
+    } catch (error) {
+      throw blamed(reader.path, error);
+    }
+  };
 }
 
 const rowsOf = ({ lengths }: SequenceState): number => lengths.reduce((sum, length) => sum + length, 0);

@@ -1,5 +1,5 @@
 import type { NativeModel, NativeSequenceImage } from "../native.js";
-import type { Sequence } from "../sequence.js";
+import type { CacheSource } from "../sequence.js";
 import type { Streams } from "../streams.js";
 import { writeState } from "./state.js";
 import { writeSnapshot } from "./writer.js";
@@ -17,8 +17,8 @@ export async function saveStreams(
   { model, fingerprint }: SaveContext,
   signal: AbortSignal,
 ): Promise<number> {
-  const { state, sequences } = await streams.snapshot(signal);
-  const images: [Sequence, NativeSequenceImage][] = [];
+  const { state, sequences } = await streams.snapshot();
+  const images: [CacheSource, NativeSequenceImage][] = [];
   for (const sequence of sequences) images.push([sequence, await sequence.image(signal)]);
   const json = writeState({
     model: { fingerprint: await fingerprint(), architecture: model.architecture },
@@ -29,7 +29,7 @@ export async function saveStreams(
 }
 
 async function* sections(
-  images: readonly [Sequence, NativeSequenceImage][],
+  images: readonly [CacheSource, NativeSequenceImage][],
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array, void> {
   for (const [sequence, image] of images) {

@@ -132,7 +132,9 @@ Status SequenceCache::take_index(const CacheIndex& index, int64_t peak_pages) {
   LONGHAUL_TRY(backend_->download(*stream_, stack.data(), free_pages_.data, stack.size() * sizeof(int32_t)));
 
   std::vector<int32_t> table(static_cast<size_t>(page_table_.elements()));
-  auto next = stack.rbegin();
+  // In order, so that rows lie in as few runs as pages allow: each of them is a copy to the device.
+  std::sort(stack.end() - used, stack.end());
+  auto next = stack.end() - used;
   const int32_t* positions = index.positions.data();
   for (size_t head = 0; head < index.lengths.size(); ++head) {
     const int32_t length = index.lengths[head];

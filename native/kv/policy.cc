@@ -21,7 +21,8 @@ int32_t MemoryPolicy::observing_tokens() const {
 
 int64_t MemoryPolicy::observers() const {
   const bool prompted = kind == PolicyKind::kPatchedPrompt || kind == PolicyKind::kKvZip;
-  return (prompted ? static_cast<int64_t>(prompt.size()) : 0) + observing_tokens();
+  const int64_t reserved = std::max<int64_t>(static_cast<int64_t>(prompt.size()), prompt_rows);
+  return (prompted ? reserved : 0) + observing_tokens();
 }
 
 Status check(const MemoryPolicy& policy, const KvGeometry& geometry) {
@@ -32,6 +33,9 @@ Status check(const MemoryPolicy& policy, const KvGeometry& geometry) {
     return invalid_argument(
         "positions cannot be packed under policy 'full': it keeps every row, so the rows alone take a position "
         "each; choose a bounded policy");
+  }
+  if (policy.prompt_rows < 0) {
+    return invalid_argument("prompt rows must be at least 0, not " + std::to_string(policy.prompt_rows));
   }
   if (policy.tail < 1) return invalid_argument("tail must be at least 1, not " + std::to_string(policy.tail));
   if (static_cast<int32_t>(policy.budgets.size()) != geometry.layers) {

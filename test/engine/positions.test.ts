@@ -60,6 +60,32 @@ const answerTo = async (conversation: Conversation, question: string) =>
   (await conversation.ask(question, { maxTokens: 8, remember: false }).result()).text;
 
 describe("packed positions", () => {
+  it("are each conversation's own, also where several are answered in one pass", async () => {
+    const parts = [0, 40, 80].map((begin) => turns.slice(begin, begin + 60).join(" "));
+    const goOn = async (conversation: Conversation) => {
+      const seen: unknown[] = [];
+      for (const question of ["rex color ?", "milo age ?", "coco sound ?"]) {
+        const options = { maxTokens: 150, stopTokens: [], temperature: 1, seed: 5 };
+        seen.push((await conversation.ask(question, options).result()).tokens);
+      }
+      return [...seen, conversation.memory()];
+    };
+    const open = async (part: string) => {
+      const conversation = await short.conversation({ memory: packed });
+      await conversation.ingest(part);
+      return conversation;
+    };
+    const alone: unknown[] = [];
+    for (const part of parts) {
+      await using conversation = await open(part);
+      alone.push(await goOn(conversation));
+      expect(conversation.memory().positions.packings).toBeGreaterThan(0);
+    }
+    const together = await Promise.all(parts.map(open));
+    expect(await Promise.all(together.map(goOn))).toEqual(alone);
+    await Promise.all(together.map((conversation) => conversation.dispose()));
+  });
+
   it("carry a conversation over three windows of the model's 8192 positions in constant bytes", async () => {
     await using conversation = await whole.conversation({ memory: { ...packed, budget: 128, block: 128 } });
     const bytes = new Set<number>();

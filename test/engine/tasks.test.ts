@@ -11,7 +11,10 @@ let config: NativeConfig;
 
 beforeAll(async () => {
   config = callNative((addon) => addon.readConfig(recall));
-  const started = TaskRunner.start({ directory: recall, device: "cpu", threads: 1, kvBytes: 2 ** 23, maxBatch: 2 }, {});
+  const started = TaskRunner.start(
+    { directory: recall, device: "cpu", threads: 1, kvBytes: 2 ** 23, maxBatch: 2 },
+    {},
+  );
   runner = started.runner;
   await started.loaded;
 });

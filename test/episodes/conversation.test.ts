@@ -101,7 +101,8 @@ describe("a conversation in episodes", () => {
   });
 
   it("keeps a turn in the episode that it is about", async () => {
-    await using conversation = await engine.conversation({ memory: { ...epicache, budget: 600 } });
+    const memory = { ...epicache, budget: 600, recluster: "never" } as const;
+    await using conversation = await engine.conversation({ memory });
     const lines = ["pets", "garden"].map((topic) => {
       const [a, b] = topic === "pets" ? ["rex", "milo"] : ["tulip", "daisy"];
       const facts = [`${a} color is red`, `${a} age is seven`, `${b} color is blue`, `${b} age is nine`];
@@ -220,12 +221,12 @@ describe("a history that does not come through", () => {
     expect(engine.memory().pool.reserved).toBe(0);
   });
 
-  it("is refused before the work when its episodes do not fit", async () => {
-    await using small = await load(recall, { kvBytes: "2MiB" });
+  it("is refused before the work when not even one of its episodes fits", async () => {
+    await using small = await load(recall, { kvBytes: "512KiB" });
     await using conversation = await small.conversation({ memory: { ...epicache, budget: 256 } });
     let blocks = 0;
     const ingest = conversation.ingest(dialogue.text, { onProgress: () => blocks++ });
-    await expectError(ingest, "ERR_OUT_OF_MEMORY", /^episode 3 of 4: .* pages/);
+    await expectError(ingest, "ERR_OUT_OF_MEMORY", /^episode 1 of 4: .* pages/);
     expect(blocks).toBe(0);
     expect(small.memory().pool.reserved).toBe(0);
   });
@@ -243,12 +244,10 @@ describe("calls that make no sense", () => {
     await using conversation = await engine.conversation({ memory: epicache });
     const early = conversation.ask("rex color ?").result();
     await expectError(early, "ERR_INVALID_ARGUMENT", /call ingest\(history\) before the first question$/);
-    await conversation.ingest("user : rex color is red .");
-    await expectError(
-      conversation.ingest("user : milo age is seven ."),
-      "ERR_UNSUPPORTED",
-      /ingest the whole history at once/,
-    );
+    await expectError(conversation.ingest(""), "ERR_INVALID_ARGUMENT", /^input must be a text/);
+    expect(await conversation.recluster()).toBe(false);
+    await using other = await engine.conversation();
+    await expectError(other.recluster(), "ERR_UNSUPPORTED", /has no episodes: only policy "epicache"/);
     const alone = engine.generate("rex color ?", { memory: epicache }).result();
     await expectError(alone, "ERR_INVALID_ARGUMENT", /makes its episodes of a history/);
   });

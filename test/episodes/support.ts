@@ -17,8 +17,10 @@ export function bagOfWords(texts: readonly string[]): number[][] {
 }
 
 const lexicon = JSON.parse(readFileSync(join(recall, "lexicon.json"), "utf8"));
-const topical = [lexicon.entities, lexicon.topic_words].flatMap((words: Record<string, string | string[]>) =>
-  Object.values(words).flatMap((list) => (typeof list === "string" ? list.split(" ") : list)),
+/** Words that belong to a topic. */
+export const topical = [lexicon.entities, lexicon.topic_words].flatMap(
+  (words: Record<string, string | string[]>) =>
+    Object.values(words).flatMap((list) => (typeof list === "string" ? list.split(" ") : list)),
 );
 
 export const epicache = {

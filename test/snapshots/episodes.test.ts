@@ -53,6 +53,7 @@ describe("a conversation in episodes", () => {
   it.each([
     ["the engine's own vectors", own, {}],
     ["functions of the user", withFunctions, { embed }],
+    ["one episode in the pool at a time", { ...own, resident: 1 }, {}],
   ] as const)("goes on as the original does, with %s", async (_, memory, functions) => {
     const original = await engine.conversation({ memory, system: "be brief ." });
     await original.ingest(text);
@@ -68,7 +69,6 @@ describe("a conversation in episodes", () => {
     await restored.save(path);
     const again = await other.restore(path, functions);
     expect(await goOn(again)).toEqual(await goOn(restored));
-    await expectError(again.ingest(text), "ERR_UNSUPPORTED", /has made its episodes already/);
     await Promise.all([original, restored, again].map((conversation) => conversation.dispose()));
     expect(other.memory().pool).toMatchObject({ reserved: 0, used: 0 });
   });
@@ -112,13 +112,28 @@ describe("a conversation in episodes", () => {
     expect(other.memory().pool).toMatchObject({ reserved: 0, used: 0 });
   });
 
-  it("is refused as a whole where not all of its caches fit", async () => {
+  it("waits in host memory where not all of its caches fit, and is refused as a whole where none does", async () => {
     await using original = await engine.conversation({ memory: own });
     await original.ingest(text);
     await original.save(path);
-    const pages = original.memory().reservedBytes;
-    await using small = await load(recall, { kvBytes: pages - 100_000 });
-    await expectError(small.restore(path), "ERR_OUT_OF_MEMORY", /this conversation needs/);
-    expect(small.memory().pool).toMatchObject({ reserved: 0, used: 0 });
+    const { reservedBytes, rows, episodes } = original.memory();
+    await using small = await load(recall, { kvBytes: reservedBytes - 100_000 });
+    await using restored = await small.restore(path);
+    expect(restored.memory().rows).toEqual(rows);
+    expect(restored.memory().episodes?.list.some(({ resident }) => !resident)).toBe(true);
+    expect(restored.memory().reservedBytes).toBeLessThan(reservedBytes);
+    const answersOf = async (conversation: Conversation) => {
+      const texts: string[] = [];
+      for (const { question } of questions) {
+        texts.push((await conversation.ask(question, { maxTokens: 6 }).result()).text);
+      }
+      return texts;
+    };
+    expect(await answersOf(restored)).toEqual(await answersOf(original));
+
+    const each = Math.floor(reservedBytes / (episodes?.list.length ?? 1));
+    await using tiny = await load(recall, { kvBytes: each - 10_000 });
+    await expectError(tiny.restore(path), "ERR_OUT_OF_MEMORY", /this conversation needs/);
+    expect(tiny.memory().pool).toMatchObject({ reserved: 0, used: 0 });
   });
 });
