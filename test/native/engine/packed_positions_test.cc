@@ -286,7 +286,8 @@ TEST_P(PackedPositions, KeysStayExactOverManyPackings) {
   shape.heads = 2;
   shape.kv_heads = 2;
   shape.head_dim = 32;
-  const int64_t most = GetParam() == "cpu" ? 200'000 : 6'000;
+  // What the other devices show is that they do the same.
+  const int64_t most = GetParam() == "cpu" ? 200'000 : 4'500;
   Machine exact = make_machine(GetParam(), shape, kPoolBytes);
   std::unique_ptr<Sequence> alphabet = exact.sequence(MemoryPolicy());
   std::vector<int32_t> letters(static_cast<size_t>(shape.vocab));

@@ -123,6 +123,8 @@ void expect_to_go_on(const std::string& device, PositionKind positions) {
   const KvGeometry geometry = machine.model->kv_geometry();
   for (int kind = packed ? 1 : 0; kind < kKinds; ++kind) {
     for (SelectLevel level : {SelectLevel::kPair, SelectLevel::kHead}) {
+      // The long way to the last position takes an emulated GPU most of a minute.
+      if (packed && device == "cuda-emulated" && (level == SelectLevel::kHead) != (kind % 2 == 0)) continue;
       SCOPED_TRACE("policy " + std::to_string(kind) + " level " + std::to_string(static_cast<int>(level)));
       MemoryPolicy policy = policy_of(kind, level);
       policy.positions = positions;
