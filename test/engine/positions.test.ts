@@ -174,6 +174,28 @@ describe("packed positions", () => {
     expect(conversation.memory()).toMatchObject({ tokensSeen, bytes, rows });
   });
 
+  it("let episodes be made of a history longer than the window", async () => {
+    const memory = {
+      ...packed,
+      policy: "epicache",
+      episodes: 2,
+      representatives: 2,
+      instruction: false,
+      windows: { split: (text: string) => text.split(/ (?=user :|session )/) },
+    } satisfies MemoryOptions;
+    await using conversation = await short.conversation({ memory });
+    const { tokens } = await conversation.ingest(dialogue.text);
+    expect(tokens).toBeGreaterThan(3 * WINDOW);
+    const { positions, episodes, peakBytes, reservedBytes } = conversation.memory();
+    expect(positions.regime).toBe("packed");
+    expect(episodes?.list.map((episode) => episode.positions.regime)).toEqual(["packed", "packed"]);
+    expect(peakBytes).toBeLessThanOrEqual(reservedBytes);
+    const fact = facts[0] as { subject: string; value: string };
+    // Question and answer stay in one episode, whichever it is, when it is the only one asked.
+    const said = await conversation.ask(`${fact.subject} is ${fact.value} .`, { maxTokens: 2 }).result();
+    expect(conversation.memory().tokensSeen).toBe(tokens + said.usage.promptTokens + 1);
+  });
+
   it("are saved and restored", async () => {
     await using original = await short.conversation({ memory: { ...packed, level: "pair" } });
     await original.ingest(dialogue.text);
