@@ -81,7 +81,8 @@ export class Conversation {
   }
 
   /**
-   * The chat messages so far; of a conversation longer than the model's window the newest, as many as the window holds.
+   * The chat messages so far; of a conversation longer than the model's window the newest, as many as the window holds
+   * (with policy "epicache", as many as its transcript holds).
    * Plain text and token ids are not among them.
    */
   get messages(): readonly Message[] {

@@ -71,7 +71,10 @@ export class EpisodeCaches {
     }
   }
 
-  /** The cache of an episode, ready to be asked. When it has no room or the signal aborts, all are as they were. */
+  /**
+   * The cache of an episode, ready to be asked. When it has no room or the signal aborts, nothing is lost: all are where
+   * the model computes or on the host.
+   */
   async acquire(episode: number, signal: AbortSignal): Promise<Sequence> {
     const slot = this.#slots[episode] as Slot;
     for (const each of this.#slots) {

@@ -1,3 +1,4 @@
+import { requireTokenIds } from "../conversation.js";
 import { Dialogue } from "../dialogue.js";
 import { type Embed, type EpisodeSettings, unionOf } from "../episodes/options.js";
 import { type EpisodesState, restoreSettings } from "../episodes/state.js";
@@ -89,7 +90,10 @@ function episodic(path: string, { streams, sequences }: SnapshotState, options: 
     unionOf(restored, state.policy.budgets);
     return restored;
   });
-  return async ({ runner, episodes }, reader, signal) => {
+  return async ({ runner, episodes, model }, reader, signal) => {
+    const { opening = [], transcript } = built?.growth ?? {};
+    const ids = [...opening, ...(transcript?.passages ?? []).flatMap((passage) => [...passage.ids])];
+    checked(path, () => requireTokenIds("the transcript", ids, model));
     const context = episodes(settings, state.policy);
     const caches = context.caches();
     try {

@@ -1,9 +1,10 @@
 // Policy "epicache": every episode's cache, and what tells which of them a question is about.
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Conversation, Engine, MemoryOptions } from "../../lib/index.js";
 import { expectError, load, recall, recallDialogue } from "../engine/support.js";
-import { temporaryFolder } from "./support.js";
+import { partsOf, sealed, temporaryFolder } from "./support.js";
 
 const folder = temporaryFolder();
 const path = join(folder, "episodes.snapshot");
@@ -109,6 +110,30 @@ describe("a conversation in episodes", () => {
       "ERR_INVALID_ARGUMENT",
       /^embed must be left out: .* had none/,
     );
+    expect(other.memory().pool).toMatchObject({ reserved: 0, used: 0 });
+  });
+
+  // biome-ignore lint/suspicious/noExplicitAny: JSON of any kind, wrong in one place.
+  const wrong: [(built: any) => void, RegExp][] = [
+    [(built) => (built.growth.transcript.passages[0].ids[0] = 1e6), /the transcript\[\d+\] must be/],
+    [(built) => (built.growth.opening = [-1]), /built.growth.opening\[0\] must be/],
+    [(built) => (built.growth.transcript.passages[0].said = 5), /passages\[0\].said must be/],
+    [(built) => (built.growth.transcript.separator = "-"), /separator must be one of/],
+    [(built) => built.begun.pop(), /built.begun must be one number an episode/],
+    [(built) => (built.made = 99), /built.made must be an integer from 1 to/],
+    [(built) => (built.growth.units = -1), /built.growth.units must be/],
+  ];
+  it("is refused with numbers and texts that no conversation has", async () => {
+    await using original = await engine.conversation({ memory: own });
+    await original.ingest(text);
+    await original.save(path);
+    const saved = readFileSync(path);
+    for (const [edit, message] of wrong) {
+      const { state, sections } = partsOf(saved);
+      edit(state.streams.built);
+      writeFileSync(path, sealed(state, sections));
+      await expectError(other.restore(path), "ERR_CORRUPT_FILE", message);
+    }
     expect(other.memory().pool).toMatchObject({ reserved: 0, used: 0 });
   });
 
