@@ -39,7 +39,7 @@ struct MemoryPolicy {
   int32_t window = 32;           // kSnapKv*: queries that observe
   int32_t pool_kernel = 5;       // kSnapKv: neighbours averaged
   std::vector<int32_t> prompt;   // kPatchedPrompt, kKvZip: its token ids; of kKvZip it may be empty
-  int32_t prompt_rows = 0;  // reserved for a prompt, where it is shorter: caches with other prompts take the same
+  int32_t prompt_rows = 0;       // reserved for a shorter prompt: caches with other prompts take as much
   bool prompt_at_last_position =
       false;  // published code's off-by-one: the prompt starts at the block's last position
 

@@ -40,6 +40,23 @@ TEST(PolicyTest, ReservationAddsKeptRowsTailAndTheBlockInHand) {
   EXPECT_NE(text.find("= 52 pages of 1088 bytes = 56576 bytes"), std::string::npos) << text;
 }
 
+TEST(PolicyTest, ReservesForALongerPromptWhereItIsTold) {
+  MemoryPolicy policy = policy_of(PolicyKind::kPatchedPrompt);
+  const int64_t own = reservation_pages(policy, kGeometry);
+  policy.prompt_rows = 2;
+  EXPECT_EQ(reservation_pages(policy, kGeometry), own) << "the prompt is longer";
+  policy.prompt_rows = 70;
+  const int64_t pages = reservation_pages(policy, kGeometry);
+  EXPECT_EQ(pages, own - 3 * 3 + 3 * 7) << "100 rows instead of 33";
+  EXPECT_EQ(head_capacity(policy, kGeometry), 100 * 3 + 17 + 30 + 70);
+  policy.prompt.resize(70, 1);
+  EXPECT_EQ(reservation_pages(policy, kGeometry), pages);
+  policy.kind = PolicyKind::kKeyDiff;
+  EXPECT_EQ(policy.observers(), 0) << "no prompt observes";
+  policy.prompt_rows = -1;
+  EXPECT_FALSE(check(policy, kGeometry).ok());
+}
+
 TEST(PolicyTest, OneHeadMayHoldTheBudgetOfAllOnlyAtLevelPair) {
   MemoryPolicy policy = policy_of(PolicyKind::kPatchedPrompt);
   EXPECT_EQ(head_capacity(policy, kGeometry), 100 * 3 + 17 + 30 + 3);
