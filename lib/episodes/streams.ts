@@ -1,5 +1,5 @@
 import type { Input } from "../conversation.js";
-import { Dialogue, isTokenIds, requireMessages } from "../dialogue.js";
+import { Dialogue } from "../dialogue.js";
 import { LonghaulError } from "../errors.js";
 import type { ConversationMemory } from "../memory.js";
 import type { NativeModel, NativePolicy } from "../native.js";
@@ -17,7 +17,8 @@ import type { Message } from "../text/chat-template.js";
 import type { BuildRequest, EpisodeBuilder } from "./builder.js";
 import type { EpisodeCaches } from "./caches.js";
 import { Growth } from "./growth.js";
-import { type History, historyOfMessages, historyOfText } from "./history.js";
+import type { History } from "./history.js";
+import { historyOf, openingOf, questionOf } from "./input.js";
 import { type BuiltHistory, toEpisodicMemory } from "./memory.js";
 import type { Embed } from "./options.js";
 import {
@@ -127,8 +128,8 @@ export class EpisodeStreams implements Streams {
     }
     const { settings, tokenizer, transcriptTokens } = this.#context;
     const addition = write(this.#dialogue);
-    const opening = this.#opening(input, addition.ids);
-    const said = this.#historyOf(input);
+    const opening = openingOf(input, addition.ids, this.#dialogue, tokenizer);
+    const said = historyOf(input, settings, tokenizer);
     const made = await this.#make(said, addition.ids, request);
     addition.commit();
     const { separator, utterances } = said;
@@ -160,7 +161,7 @@ export class EpisodeStreams implements Streams {
     await this.#growth?.transcript.flush();
     if (remember) await this.recluster(request);
     const built = this.#built;
-    const question = this.#questionOf(input);
+    const question = questionOf(input, this.#context.tokenizer);
     // The engine has nothing to do while others embed.
     const meanwhile = settings.embed === null ? undefined : built.caches.prepare(signal);
     const [matched, prepared] = await Promise.allSettled([
@@ -341,31 +342,6 @@ export class EpisodeStreams implements Streams {
     const { settings, embed, tokenizer, template } = this.#context;
     return { settings, embed: embed(signal), tokenizer, template };
   }
-
-  /** What has to stand in front of any later part of the stream that begins with a history's `ids`. */
-  #opening(input: Input, ids: readonly number[]): readonly number[] {
-    const { tokenizer } = this.#context;
-    const messages = isMessages(input) ? requireMessages("input", input) : [];
-    const spoken = messages.findIndex(({ role }) => role !== "system");
-    const system = this.#dialogue.opening(messages.slice(0, Math.max(0, spoken)));
-    if (system !== undefined) return system;
-    return ids.length > 0 && ids[0] === tokenizer.bosTokenId ? ids.slice(0, 1) : [];
-  }
-
-  #historyOf(input: Input): History {
-    const { settings, tokenizer } = this.#context;
-    if (typeof input === "string") return historyOfText(input, settings.split);
-    if (isTokenIds(input))
-      return historyOfText(tokenizer.decode(input, { skipSpecialTokens: true }), settings.split);
-    return historyOfMessages(requireMessages("input", input as Message[]));
-  }
-
-  /** What a question says, without the turns around it. */
-  #questionOf(input: Input): string {
-    if (typeof input === "string") return input;
-    if (isTokenIds(input)) return this.#context.tokenizer.decode(input, { skipSpecialTokens: true });
-    return requireMessages("input", input as Message[]).at(-1)?.content ?? "";
-  }
 }
 
 /** Episodes, filled. */
@@ -376,8 +352,4 @@ interface Made {
   readonly workingBytes: number;
   /** Of each one's stream. */
   readonly streamTokens: number;
-}
-
-function isMessages(input: Input): input is Message | readonly Message[] {
-  return typeof input !== "string" && !isTokenIds(input);
 }
