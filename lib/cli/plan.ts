@@ -11,7 +11,7 @@ import {
 import { parseLengths } from "../planner/lengths-file.js";
 import { planPage } from "../planner/page.js";
 import { planSequenceParallel } from "../planner/plan.js";
-import { planFlexsp, polishPlan } from "../planner/polish.js";
+import { DEFAULT_SECONDS, planFlexsp, polishPlan } from "../planner/polish.js";
 import { PUBLISHED_MODELS, publishedCosts } from "../planner/published-costs.js";
 import { planBestStaticDegree } from "../planner/static-plan.js";
 import type { PlanOptions, SequenceParallelPlan } from "../planner/types.js";
@@ -64,6 +64,8 @@ export async function run(values: Arguments): Promise<void> {
   await interruptible(async (signal) => {
     const work = { ...options, ...defined({ seconds }), signal };
     const begin = performance.now();
+    if (method === "flexsp" || values.flag("polish"))
+      note(dim(`solving for at most ${seconds ?? DEFAULT_SECONDS} s a micro-batch`));
     let plan = method === "flexsp" ? await planFlexsp(lengths, work) : planSequenceParallel(lengths, options);
     if (values.flag("polish")) plan = await polishPlan(lengths, plan, work);
     const planMs = performance.now() - begin;

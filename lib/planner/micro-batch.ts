@@ -10,8 +10,9 @@ const BEAM = 6;
 const MOST_TRIED = 300;
 /** Partitions that are improved first. */
 const IMPROVED = 16;
-/** Improving ends when it has looked at so many places for a sequence. */
+/** Improving ends when it has looked at so many places for a sequence: on 64 devices, and at most on more. */
 const EFFORT = 6e6;
+const MOST_EFFORT = 4e8;
 /** A plan so near a bound ends the search. */
 const NEAR = 1e-4;
 
@@ -37,12 +38,14 @@ export function groupMicroBatch(load: Load, partitions: readonly Partition[]): G
   const seen = new Set<string>();
   const improved: Candidate[] = [];
   const expanded = new Set<Candidate>();
+  // Twice as many groups are twice as many places and take twice as many moves.
+  const mostEffort = Math.min(MOST_EFFORT, EFFORT * Math.max(1, (load.devices / 64) ** 2));
   let effort = 0;
   const consider = (assignment: Assignment, partition: Partition) => {
     effort += improve(assignment);
     improved.push({ assignment, makespan: assignment.makespan(), partition, serial: improved.length });
   };
-  const isOver = () => effort > EFFORT || improved.some(({ makespan }) => makespan <= enough);
+  const isOver = () => effort > mostEffort || improved.some(({ makespan }) => makespan <= enough);
 
   for (const { assignment, partition } of found) {
     if (isOver()) break;

@@ -12,6 +12,9 @@ import { assemblePlan, describeGroup, describeGroups, fewestMicroBatches, type G
 import { Solver } from "./solver.js";
 import type { PlanOptions, SequenceParallelPlan } from "./types.js";
 
+/** Time limit of a micro-batch. */
+export const DEFAULT_SECONDS = 5;
+
 export interface PolishOptions extends PlanOptions {
   /** For each micro-batch. Default 5. */
   readonly seconds?: number;
@@ -36,7 +39,7 @@ export async function polishPlan(
   options: PolishOptions,
 ): Promise<SequenceParallelPlan> {
   const problem = readProblem(lengths, options);
-  const seconds = requireNumber("seconds", options.seconds ?? 5, 0.001);
+  const seconds = requireNumber("seconds", options.seconds ?? DEFAULT_SECONDS, 0.001);
   const faults = checkPlan(lengths, plan, options);
   if (faults.length > 0)
     throw new LonghaulError(
@@ -75,7 +78,7 @@ export async function planFlexsp(
   options: FlexspOptions,
 ): Promise<SequenceParallelPlan> {
   const problem = readProblem(lengths, options);
-  const seconds = requireNumber("seconds", options.seconds ?? 5, 0.001);
+  const seconds = requireNumber("seconds", options.seconds ?? DEFAULT_SECONDS, 0.001);
   const count = requireInteger("buckets", options.buckets ?? 16, 1);
   throwIfAborted(options.signal);
   const sorted = problem.order.map((index) => lengths[index] as number);
