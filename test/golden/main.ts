@@ -6,10 +6,12 @@ import { type Addon, runAddon } from "./addon.js";
 import { type Case, findCases } from "./cases.js";
 import { EPISODE_KINDS } from "./episodes.js";
 import { NATIVE_KINDS, runNative } from "./native.js";
+import { runPlanner } from "./planner.js";
 import { Report } from "./report.js";
 import { runText } from "./text.js";
 
-const TYPESCRIPT_KINDS = Object.keys(EPISODE_KINDS);
+const RUN_HERE = { ...EPISODE_KINDS, flexsp_planner: runPlanner };
+const TYPESCRIPT_KINDS = Object.keys(RUN_HERE);
 const KINDS = [...new Set([...NATIVE_KINDS, ...TYPESCRIPT_KINDS])];
 
 const USAGE = `usage: npm run fixtures -- DIRECTORY... [--device reference|cpu] [--kind a,b] [--json]
@@ -126,7 +128,7 @@ async function run(options: Options, { program, loadAddon }: Built): Promise<num
   }
   for (const one of cases) {
     const kind = one.kind ?? "";
-    const runKind = EPISODE_KINDS[kind];
+    const runKind = (RUN_HERE as typeof EPISODE_KINDS)[kind];
     if (runKind !== undefined) await failing(report, one, "run", () => runKind(report, one));
     if (runKind !== undefined || isNative(one)) continue;
     report.skip({ case: one.name, kind, skipped: `kind ${kind} is not understood by this build` });
