@@ -2,8 +2,8 @@
 import { seededRandom } from "../../examples/demo/dialogue.mjs";
 
 /**
- * Wikipedia, 1,000,000 texts in tokens: the share of texts at least so long, and the length. Beside the mean of 1014 these are all
- * that is used.
+ * Wikipedia, 1,000,000 texts in tokens: the share of texts at least so long, and the length. Beside the mean of
+ * 1014 these are all that is used.
  */
 export const WIKIPEDIA = {
   name: "Wikipedia",
@@ -20,7 +20,9 @@ export const WIKIPEDIA = {
   ],
 };
 
-/** The length that a share of texts reaches: between two quantiles its logarithm is linear in that of the share. */
+/**
+ * The length that a share of texts reaches: between two quantiles its logarithm is linear in that of the share.
+ */
 export function lengthAt(share, { quantiles }) {
   const upper = quantiles.findIndex(([reached]) => reached <= share);
   const next = upper < 0 ? quantiles.length - 1 : Math.max(upper, 1);
@@ -30,8 +32,8 @@ export function lengthAt(share, { quantiles }) {
 }
 
 /**
- * `count` lengths, the same for the same seed. As in FlexSP's code, texts of more than `limit` tokens less two a device are left out, and
- * the others are padded to a multiple of two a device.
+ * `count` lengths, the same for the same seed. As in FlexSP's code, texts of more than `limit` tokens less two
+ * a device are left out, and the others are padded to a multiple of two a device.
  */
 export function drawBatch(distribution, { seed, count, limit, devices }) {
   const { next } = seededRandom(seed);

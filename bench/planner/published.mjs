@@ -1,6 +1,7 @@
 /**
- * FlexSP's figure of results (arXiv 2412.01523) on 64 A100 40 GB, batches of 512 texts of Wikipedia: its speed-up over DeepSpeed-Ulysses,
- * whose degree is fixed, and the speed-up of choosing one degree for each batch over that ("BatchAda").
+ * FlexSP's figure of results (arXiv 2412.01523) on 64 A100 40 GB, batches of 512 texts of Wikipedia: its
+ * speed-up over DeepSpeed-Ulysses, whose degree is fixed, and the speed-up of choosing one degree for each
+ * batch over that ("BatchAda").
  */
 export const PUBLISHED = [
   { model: "gpt-7b", context: 196_608, staticOverFlex: 1.72, staticOverAda: 1.34 },

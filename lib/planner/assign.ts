@@ -77,8 +77,9 @@ export class Assignment {
 }
 
 /**
- * Longest first, each to the group that then ends earliest among those with room for it (LPT). Where that leaves a sequence
- * without room, the same with the group that is then filled least. Null when that does not help, or a group gets no sequence.
+ * Longest first, each to the group that then ends earliest among those with room for it (LPT). Where that
+ * leaves a sequence without room, the same with the group that is then filled least. Null when that does not
+ * help, or a group gets no sequence.
  */
 export function assignLongestFirst(load: Load, degreeOf: Int32Array): Assignment | null {
   if (degreeOf.length > load.lengths.length) return null;
@@ -114,7 +115,10 @@ function assignBy(load: Load, degreeOf: Int32Array, criterion: "end" | "filling"
   return assignment;
 }
 
-/** Every rank takes part in the collectives of a step: a group without a sequence gets the shortest one there is. */
+/**
+ * Every rank takes part in the collectives of a step: a group without a sequence gets the shortest one there
+ * is.
+ */
 function fillEmptyGroups(assignment: Assignment): boolean {
   const { members, groupOf, load } = assignment;
   for (let g = 0; g < members.length; g++) {
@@ -134,8 +138,9 @@ function fillEmptyGroups(assignment: Assignment): boolean {
 const LEAST_GAIN = 1e-12;
 
 /**
- * Moves a sequence out of the slowest group, or swaps it with one of another group, as long as both groups then end
- * earlier than the slowest did; always the move with the best outcome. Returns how many moves were looked at.
+ * Moves a sequence out of the slowest group, or swaps it with one of another group, as long as both groups then
+ * end earlier than the slowest did; always the move with the best outcome. Returns how many moves were looked
+ * at.
  */
 export function improve(assignment: Assignment): number {
   const { groupOf, busy, load } = assignment;

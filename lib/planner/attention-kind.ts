@@ -12,8 +12,8 @@ export interface KindChoice {
 const MIB = 2 ** 20;
 
 /**
- * Whether `degree` devices can exchange heads for rows: each gets as many query heads, and KV heads are divided evenly or
- * each is repeated on as many devices.
+ * Whether `degree` devices can exchange heads for rows: each gets as many query heads, and KV heads are divided
+ * evenly or each is repeated on as many devices.
  */
 export function allowsUlysses(
   { heads, kvHeads }: Pick<PlannedModel, "heads" | "kvHeads">,
@@ -30,9 +30,9 @@ export function largestUlysses(model: PlannedModel, degree: number): number {
 }
 
 /**
- * Bytes of one token that a device puts into the collectives of all layers, when its sequence is spread over `degree`
- * devices. Ulysses: the tensors Q, K, V and O on the device, whole, as FlexSP counts them. Ring and all-gather: the keys
- * and values of the others, and in training their gradients in f32 too.
+ * Bytes of one token that a device puts into the collectives of all layers, when its sequence is spread over
+ * `degree` devices. Ulysses: the tensors Q, K, V and O on the device, whole, as FlexSP counts them. Ring and
+ * all-gather: the keys and values of the others, and in training their gradients in f32 too.
  */
 export function bytesPerToken(model: PlannedModel, kind: AttentionKind, degree: number, ulysses = degree) {
   const { layers, heads, kvHeads, headDim, bytesPerElement = 2, pass = "training" } = model;
@@ -58,8 +58,8 @@ export function bytesPerToken(model: PlannedModel, kind: AttentionKind, degree: 
 }
 
 /**
- * The kind that communicates a token fastest on `degree` devices, of those that head counts and known bandwidths
- * allow; on a tie the first of ATTENTION_KINDS. Undefined when there is none.
+ * The kind that communicates a token fastest on `degree` devices, of those that head counts and known
+ * bandwidths allow; on a tie the first of ATTENTION_KINDS. Undefined when there is none.
  */
 export function chooseKind(
   costs: SequenceParallelCosts,

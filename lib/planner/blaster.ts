@@ -1,6 +1,6 @@
 /**
- * Cuts lengths, longest first, into `parts` runs such that the run with most tokens has as few as possible (FlexSP's
- * sequence blaster). Returns where each run begins.
+ * Cuts lengths, longest first, into `parts` runs such that the run with most tokens has as few as possible
+ * (FlexSP's sequence blaster). Returns where each run begins.
  */
 export function cutIntoRuns(lengths: readonly number[], parts: number): number[] {
   let low = Math.max(...lengths, 0);

@@ -26,8 +26,8 @@ export function loadOf(
 }
 
 /**
- * Sums that bound every plan from below. With `limit`, only of plans that take less than that: a sequence is then kept
- * from degrees at which it alone takes longer (Lenstra, Shmoys and Tardos 1990).
+ * Sums that bound every plan from below. With `limit`, only of plans that take less than that: a sequence is
+ * then kept from degrees at which it alone takes longer (Lenstra, Shmoys and Tardos 1990).
  */
 export interface AreaSums {
   /** The smallest degree (index) of each sequence, never rising. `degrees.length` when it has none. */
@@ -64,7 +64,9 @@ export function areaSums(
   return { least, area, tokens };
 }
 
-/** Milliseconds that no grouping of the devices can undercut; Infinity when `sums` leaves a sequence no degree. */
+/**
+ * Milliseconds that no grouping of the devices can undercut; Infinity when `sums` leaves a sequence no degree.
+ */
 export function areaBound({ devices, fixed, lengths, weights, degrees }: Load, { area }: AreaSums): number {
   const count = lengths.length;
   let longest = Number.POSITIVE_INFINITY;
@@ -76,8 +78,8 @@ export function areaBound({ devices, fixed, lengths, weights, degrees }: Load, {
 }
 
 /**
- * Milliseconds that no assignment to so many groups of each degree can undercut: for each degree, the work that cannot go to smaller groups
- * over the devices of groups so large. Infinity when it cannot be done at all.
+ * Milliseconds that no assignment to so many groups of each degree can undercut: for each degree, the work that
+ * cannot go to smaller groups over the devices of groups so large. Infinity when it cannot be done at all.
  */
 export function partitionBound(
   { degrees, fixed, lengths }: Load,

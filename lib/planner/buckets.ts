@@ -1,6 +1,6 @@
 /**
- * Divides lengths, ascending, into `count` runs, each standing for its longest, with the least padding (FlexSP's
- * bucketing: dynamic programming, O(count * n^2)). Returns where each run ends; the last end is n.
+ * Divides lengths, ascending, into `count` runs, each standing for its longest, with the least padding
+ * (FlexSP's bucketing: dynamic programming, O(count * n^2)). Returns where each run ends; the last end is n.
  */
 export function bucketEnds(lengths: readonly number[], count: number): number[] {
   const n = lengths.length;

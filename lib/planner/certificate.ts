@@ -26,15 +26,17 @@ export interface Certificate {
   readonly models: number;
 }
 
-/** A search ends after so many relaxations of a micro-batch; the bound holds, but may be lower than it could be. */
+/**
+ * A search ends after so many relaxations of a micro-batch; the bound holds, but may be lower than it could be.
+ */
 const MOST_MODELS = 200;
 /** Shares of the bound that are rounding. */
 const ROUNDING = 1e-9;
 
 /**
- * Proves how good a plan is: bounds from below for each micro-batch over all divisions of the devices into groups, by linear
- * programs (HiGHS in a worker thread). For more divisions than 30,000 small degrees are pooled, which keeps the bound valid and
- * makes it weaker. Takes from some 10 ms to seconds.
+ * Proves how good a plan is: bounds from below for each micro-batch over all divisions of the devices into
+ * groups, by linear programs (HiGHS in a worker thread). For more divisions than 30,000 small degrees are
+ * pooled, which keeps the bound valid and makes it weaker. Takes from some 10 ms to seconds.
  */
 export async function certifyPlan(
   lengths: readonly number[],

@@ -5,8 +5,8 @@ const MOST_ALIKE = 4;
 const SHORTEST_BAR = 8;
 
 /**
- * The plan as lines of text no wider than `width` (at least 40): a bar for each group, filled for as long as it is busy of its
- * micro-batch. `colour` fills bars with terminal colours by degree.
+ * The plan as lines of text no wider than `width` (at least 40): a bar for each group, filled for as long as it
+ * is busy of its micro-batch. `colour` fills bars with terminal colours by degree.
  */
 export function planChart(plan: SequenceParallelPlan, width: number, colour = false): string {
   let begin = 0;

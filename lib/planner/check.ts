@@ -6,8 +6,9 @@ const TOLERANCE = 1e-9;
 const MIB = 2 ** 20;
 
 /**
- * Everything that is wrong with a plan, or nothing. Recomputes coverage, layout, memory, head counts, times and scales from lengths and costs by
- * the formulas of docs/sequence-parallel.md, and shares no code with the planner: also for plans that came over a network or from elsewhere.
+ * Everything that is wrong with a plan, or nothing. Recomputes coverage, layout, memory, head counts, times and
+ * scales from lengths and costs by the formulas of docs/sequence-parallel.md, and shares no code with the
+ * planner: also for plans that came over a network or from elsewhere.
  */
 export function checkPlan(
   lengths: readonly number[],

@@ -3,7 +3,10 @@ import type { Degree } from "./degrees.js";
 import type { Partition } from "./partitions.js";
 import { type LinearModel, ModelBuilder } from "./solver.js";
 
-/** What the groups of one degree have of something, and how much of it each sequence takes. Infinity where it cannot go there. */
+/**
+ * What the groups of one degree have of something, and how much of it each sequence takes. Infinity where it
+ * cannot go there.
+ */
 interface Resource {
   readonly degree: number;
   readonly perGroup: number;
@@ -34,9 +37,9 @@ const MOST_FRACTIONS = 8;
 const ROUNDING = 1e-9;
 
 /**
- * The load with all degrees up to index `first` pooled into that one: a sequence takes there as many device-milliseconds as at the
- * cheapest of them. What bounds this load bounds the other. Degrees at which a sequence alone takes `limit` or longer, or that have no
- * memory for it, cost Infinity.
+ * The load with all degrees up to index `first` pooled into that one: a sequence takes there as many
+ * device-milliseconds as at the cheapest of them. What bounds this load bounds the other. Degrees at which a
+ * sequence alone takes `limit` or longer, or that have no memory for it, cost Infinity.
  */
 export function pooledLoad(load: Load, first: number, limit: number): Load {
   const { degrees, fixed, lengths } = load;
@@ -56,9 +59,9 @@ export function pooledLoad(load: Load, first: number, limit: number): Load {
 }
 
 /**
- * What is known of plans below `limit`, when sequences may be split among degrees and the groups of a degree share alike. Memory;
- * and, as sequences are whole, that of those which take more than i / (m + 1) of a group's time or memory, counted i times, m fit
- * (Chvátal and Gomory's rounding, m = 1 to 8).
+ * What is known of plans below `limit`, when sequences may be split among degrees and the groups of a degree
+ * share alike. Memory; and, as sequences are whole, that of those which take more than i / (m + 1) of a group's
+ * time or memory, counted i times, m fit (Chvátal and Gomory's rounding, m = 1 to 8).
  */
 export function relax(load: Load, first: number, limit: number): Relaxation {
   const pooled = pooledLoad(load, first, limit);
@@ -92,7 +95,10 @@ export function relax(load: Load, first: number, limit: number): Relaxation {
   };
 }
 
-/** The linear program of one partition: minimises the makespan without its fixed part. Rows: time, resources, then sequences. */
+/**
+ * The linear program of one partition: minimises the makespan without its fixed part. Rows: time, resources,
+ * then sequences.
+ */
 export function linearProgram({ load, resources }: Relaxation, partition: Partition): LinearModel {
   const { degrees, lengths, weights } = load;
   const count = lengths.length;
@@ -121,7 +127,10 @@ export function linearProgram({ load, resources }: Relaxation, partition: Partit
   return model.build();
 }
 
-/** The prices in a solved program. Degrees that the partition has no groups of get the least price that keeps all away. */
+/**
+ * The prices in a solved program. Degrees that the partition has no groups of get the least price that keeps
+ * all away.
+ */
 export function pricesOf(relaxation: Relaxation, partition: Partition, rowDuals: ArrayLike<number>): Prices {
   const { load, resources } = relaxation;
   const { degrees, lengths, weights } = load;

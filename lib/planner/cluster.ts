@@ -16,10 +16,10 @@ export interface Cluster {
 }
 
 /**
- * Bandwidths of collectives as links allow them at best, by degree: every device sends at the same time, inside and between nodes
- * overlap, nothing is lost to latency or congestion. All-to-all: of what a device holds, (n - 1) / d stays in its node of n devices
- * and (d - n) / d goes over its share of the node's link. Ring and all-gather: one neighbour in d is on another node, at the node's whole
- * link.
+ * Bandwidths of collectives as links allow them at best, by degree: every device sends at the same time, inside
+ * and between nodes overlap, nothing is lost to latency or congestion. All-to-all: of what a device holds, (n -
+ * 1) / d stays in its node of n devices and (d - n) / d goes over its share of the node's link. Ring and
+ * all-gather: one neighbour in d is on another node, at the node's whole link.
  */
 export function clusterBandwidths(cluster: Cluster): Required<SequenceParallelCosts["bandwidth"]> {
   const devices = requireInteger("cluster.devices", cluster.devices, 2, 4096);
@@ -53,8 +53,8 @@ export interface SimulatedStep {
 }
 
 /**
- * Runs a plan on devices that cost what `costs` say, which need not be those it was made with: every group's sequences one after
- * another, micro-batches as long as their slowest group.
+ * Runs a plan on devices that cost what `costs` say, which need not be those it was made with: every group's
+ * sequences one after another, micro-batches as long as their slowest group.
  */
 export function simulateStep(
   lengths: readonly number[],

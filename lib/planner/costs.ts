@@ -20,12 +20,13 @@ export interface PlannedModel {
 }
 
 /**
- * What a step costs on some devices, as it was measured there. The time of a group of `d` devices with sequences s is
+ * What a step costs on some devices, as it was measured there. The time of a group of `d` devices with
+ * sequences s is
  *
  *     sum over s of ((msPerTokenSquared * s^2 + msPerToken * s) / d + MiB(s, d, kind) / bandwidth(kind, d)) + msPerGroup
  *
- * (FlexSP, arXiv 2412.01523, section 4, with the constants of its published code). MiB is the size of the tensors on
- * one device that go into the collectives; see `bytesPerToken`.
+ * (FlexSP, arXiv 2412.01523, section 4, with the constants of its published code). MiB is the size of the
+ * tensors on one device that go into the collectives; see `bytesPerToken`.
  */
 export interface SequenceParallelCosts {
   readonly compute: {

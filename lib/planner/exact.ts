@@ -9,8 +9,8 @@ const MOST_STEPS = 2e7;
 const LEAST_GAIN = 1e-12;
 
 /**
- * The best grouping of a few sequences, by trying all that could be better than `makespan`. `grouping` is null when nothing is; `complete`
- * is false when there was too much to try.
+ * The best grouping of a few sequences, by trying all that could be better than `makespan`. `grouping` is null
+ * when nothing is; `complete` is false when there was too much to try.
  */
 export function searchExactly(
   load: Load,

@@ -1,7 +1,10 @@
 import { invalidOption, requireInteger, requireNumber } from "../errors.js";
 import type { SequenceParallelCosts } from "./costs.js";
 
-/** One timed run of a group: `count` packed sequences of `tokens` each on `degree` devices, with no communication in the time. */
+/**
+ * One timed run of a group: `count` packed sequences of `tokens` each on `degree` devices, with no
+ * communication in the time.
+ */
 export interface ComputeSample {
   readonly tokens: number;
   readonly count: number;
@@ -10,8 +13,9 @@ export interface ComputeSample {
 }
 
 /**
- * The coefficients of `costs.compute` that fit measured times best, none of them negative: least squares of the errors relative to each
- * time, so that long runs do not drown short ones. Measure at least three lengths, and more than one count of some.
+ * The coefficients of `costs.compute` that fit measured times best, none of them negative: least squares of the
+ * errors relative to each time, so that long runs do not drown short ones. Measure at least three lengths, and
+ * more than one count of some.
  */
 export function fitComputeCosts(samples: readonly ComputeSample[]): SequenceParallelCosts["compute"] {
   if (!Array.isArray(samples) || samples.length < 3)
@@ -41,7 +45,9 @@ export function fitComputeCosts(samples: readonly ComputeSample[]): SequencePara
   return { msPerTokenSquared, msPerToken, msPerGroup };
 }
 
-/** x that minimises |rows x - 1|, or null when the columns depend on each other: QR by Householder reflections. */
+/**
+ * x that minimises |rows x - 1|, or null when the columns depend on each other: QR by Householder reflections.
+ */
 function leastSquares(rows: readonly (readonly number[])[]): number[] | null {
   const width = (rows[0] as readonly number[]).length;
   if (rows.length < width) return null;
@@ -76,7 +82,10 @@ function leastSquares(rows: readonly (readonly number[])[]): number[] | null {
 const dot = (a: readonly number[], b: readonly number[]) =>
   a.reduce((sum, value, i) => sum + value * (b[i] as number), 0);
 
-/** MiB a millisecond that explains timed transfers of `bytes` best, relative to each time: for one degree of `costs.bandwidth`. */
+/**
+ * MiB a millisecond that explains timed transfers of `bytes` best, relative to each time: for one degree of
+ * `costs.bandwidth`.
+ */
 export function fitBandwidth(samples: readonly { readonly bytes: number; readonly ms: number }[]): number {
   if (!Array.isArray(samples) || samples.length === 0)
     throw invalidOption("samples", "an array of timed transfers", samples);
@@ -90,7 +99,8 @@ export function fitBandwidth(samples: readonly { readonly bytes: number; readonl
 }
 
 /**
- * `costs.memory.tokensPerDevice` for a device with `bytes` of memory, from measured peaks: a fixed part and one that grows with the tokens.
+ * `costs.memory.tokensPerDevice` for a device with `bytes` of memory, from measured peaks: a fixed part and one
+ * that grows with the tokens.
  */
 export function fitTokensPerDevice(
   samples: readonly { readonly tokens: number; readonly peakBytes: number }[],

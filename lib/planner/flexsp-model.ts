@@ -13,8 +13,8 @@ export interface Bucket {
 }
 
 /**
- * FlexSP's integer program of one micro-batch (its section 4 and published solver): candidate groups that exist or not, and how many
- * sequences of each bucket go to each.
+ * FlexSP's integer program of one micro-batch (its section 4 and published solver): candidate groups that exist
+ * or not, and how many sequences of each bucket go to each.
  */
 export interface GroupModel {
   readonly buckets: readonly Bucket[];
@@ -33,8 +33,8 @@ export function exactBuckets({ lengths }: Load): Bucket[] {
 }
 
 /**
- * At most `count` buckets, more where they would make the tokens too many for the devices, as the published code has it: past
- * half the way from the true tokens to what fits.
+ * At most `count` buckets, more where they would make the tokens too many for the devices, as the published
+ * code has it: past half the way from the true tokens to what fits.
  */
 export function flexspBuckets(load: Load, count: number): Bucket[] {
   const ascending = Array.from(load.lengths).reverse();

@@ -1,7 +1,10 @@
 import { LonghaulError, requireNumber, requireString } from "../errors.js";
 
 export interface LengthsOptions {
-  /** Field of JSON lines; default the first of `tokens`, `num_tokens`, `length`, `input_ids`, `text` that a line has. */
+  /**
+   * Field of JSON lines; default the first of `tokens`, `num_tokens`, `length`, `input_ids`, `text` that a line
+   * has.
+   */
   readonly field?: string;
   /** How many characters of a text make a token. Default 4. */
   readonly charactersPerToken?: number;
@@ -10,9 +13,10 @@ export interface LengthsOptions {
 const FIELDS = ["tokens", "num_tokens", "length", "input_ids", "text"] as const;
 
 /**
- * Lengths of sequences, from a text with one a line or from JSON lines: numbers, or objects with a field that is a number of
- * tokens, an array of token ids, or a text, whose tokens are estimated from its characters. Empty lines are left out.
- * ERR_CORRUPT_FILE names the line that does not fit; `name` is what it calls the file.
+ * Lengths of sequences, from a text with one a line or from JSON lines: numbers, or objects with a field that
+ * is a number of tokens, an array of token ids, or a text, whose tokens are estimated from its characters.
+ * Empty lines are left out. ERR_CORRUPT_FILE names the line that does not fit; `name` is what it calls the
+ * file.
  */
 export function parseLengths(text: string, name: string, options: LengthsOptions = {}): number[] {
   const charactersPerToken = requireNumber("charactersPerToken", options.charactersPerToken ?? 4, 0.01);

@@ -28,8 +28,8 @@ interface Candidate extends Grouping {
 }
 
 /**
- * Groups and their sequences for one micro-batch, or null when the partitions allow none. Looks for partitions by longest-first
- * assignment, then improves the best of them by moves, and their neighbours.
+ * Groups and their sequences for one micro-batch, or null when the partitions allow none. Looks for partitions
+ * by longest-first assignment, then improves the best of them by moves, and their neighbours.
  */
 export function groupMicroBatch(load: Load, partitions: readonly Partition[]): Grouping | null {
   const found = searchPartitions(load, partitions).slice(0, IMPROVED);
@@ -73,7 +73,10 @@ export function groupMicroBatch(load: Load, partitions: readonly Partition[]): G
 
 const fasterFirst = (a: Candidate, b: Candidate) => a.makespan - b.makespan || a.serial - b.serial;
 
-/** Partitions with longest-first assignments, the fastest first: some to begin with, then neighbours of the best. */
+/**
+ * Partitions with longest-first assignments, the fastest first: some to begin with, then neighbours of the
+ * best.
+ */
 function searchPartitions(load: Load, partitions: readonly Partition[]): Candidate[] {
   const degrees = load.degrees.map(({ degree }) => degree);
   const seen = new Set<string>();

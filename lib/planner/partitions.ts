@@ -16,8 +16,8 @@ export function countPartitions(devices: number, degrees: readonly number[]): nu
 }
 
 /**
- * All partitions of `devices` into `degrees` (ascending powers of two), as long as they are at most 30,000; else into the
- * degrees from index `first` on, the smallest that allows it.
+ * All partitions of `devices` into `degrees` (ascending powers of two), as long as they are at most 30,000;
+ * else into the degrees from index `first` on, the smallest that allows it.
  */
 export function listPartitions(
   devices: number,
@@ -45,7 +45,10 @@ export function listPartitions(
   return { first, partitions };
 }
 
-/** The partitions with one group cut in two, or two groups made one. Only between degrees of which one is twice the other. */
+/**
+ * The partitions with one group cut in two, or two groups made one. Only between degrees of which one is twice
+ * the other.
+ */
 export function neighbours(partition: Partition, degrees: readonly number[]): Partition[] {
   const found: Partition[] = [];
   for (let c = 0; c + 1 < partition.length; c++) {

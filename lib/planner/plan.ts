@@ -9,10 +9,10 @@ import { listPartitions, type Partition } from "./partitions.js";
 import type { MicroBatch, PlannedGroup, PlanOptions, SequenceParallelPlan } from "./types.js";
 
 /**
- * Plans one step over ragged sequences: which run together, in groups of how many devices, and which sequence goes to
- * which group, so that the step takes as little time as `costs` say it can (FlexSP, arXiv 2412.01523). Sequences are
- * planned with their true lengths; the same arguments give the same plan. It computes for up to some 100 ms and more for
- * hundreds of devices, without giving way to other work of the thread.
+ * Plans one step over ragged sequences: which run together, in groups of how many devices, and which sequence
+ * goes to which group, so that the step takes as little time as `costs` say it can (FlexSP, arXiv 2412.01523).
+ * Sequences are planned with their true lengths; the same arguments give the same plan. It computes for up to
+ * some 100 ms and more for hundreds of devices, without giving way to other work of the thread.
  *
  * @param lengths tokens of each sequence
  * @returns a plan that uses every device in each micro-batch. How far it can be from the best: `certifyPlan`
@@ -74,7 +74,10 @@ export function fewestMicroBatches({ devices, costs }: Problem, sorted: readonly
   return Math.min(count, sorted.length);
 }
 
-/** Milliseconds that no plan of at least `count` micro-batches can undercut, however sequences are divided among them. */
+/**
+ * Milliseconds that no plan of at least `count` micro-batches can undercut, however sequences are divided among
+ * them.
+ */
 export function stepBound(
   { degrees, devices, costs }: Problem,
   sorted: readonly number[],

@@ -30,8 +30,9 @@ export interface FlexspOptions extends PolishOptions {
 const FEW = 12;
 
 /**
- * Looks for a better grouping of each micro-batch: all of them where there are few sequences, else by an integer program that begins
- * with the plan and keeps the degrees of its groups. Never worse; as long as the time allows, so two runs need not give the same plan.
+ * Looks for a better grouping of each micro-batch: all of them where there are few sequences, else by an
+ * integer program that begins with the plan and keeps the degrees of its groups. Never worse; as long as the
+ * time allows, so two runs need not give the same plan.
  */
 export async function polishPlan(
   lengths: readonly number[],
@@ -70,8 +71,9 @@ export async function polishPlan(
 }
 
 /**
- * FlexSP's own way, for comparison: bucketed lengths, an integer program over all candidate groups with a time limit, and concrete
- * sequences for the buckets' afterwards. Takes the fewest micro-batches. ERR_UNSUPPORTED when no solution is found in time.
+ * FlexSP's own way, for comparison: bucketed lengths, an integer program over all candidate groups with a time
+ * limit, and concrete sequences for the buckets' afterwards. Takes the fewest micro-batches. ERR_UNSUPPORTED
+ * when no solution is found in time.
  */
 export async function planFlexsp(
   lengths: readonly number[],
@@ -159,7 +161,10 @@ function assignmentOf(
   return assignment;
 }
 
-/** The fastest with groups of one degree, when lengths count as their buckets': what the published solver starts from. */
+/**
+ * The fastest with groups of one degree, when lengths count as their buckets': what the published solver starts
+ * from.
+ */
 function uniformStart(load: Load, buckets: readonly { tokens: number; sequences: readonly number[] }[]) {
   const { degrees, devices, fixed } = load;
   const tokens = new Float64Array(load.lengths.length);

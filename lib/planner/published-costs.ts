@@ -2,9 +2,9 @@ import { invalidOption, LonghaulError, requireInteger, requireOneOf } from "../e
 import type { SequenceParallelCosts } from "./costs.js";
 
 /**
- * The profiles that FlexSP ships for GPT models on A100 40 GB, 8 to a node, "2 IB" (its published code). All three models
- * have 64 heads there, so that Ulysses reaches degree 64. `parameters` are in 2^30, at 192K and 384K positions: they
- * are learned, so a longer context takes memory.
+ * The profiles that FlexSP ships for GPT models on A100 40 GB, 8 to a node, "2 IB" (its published code). All
+ * three models have 64 heads there, so that Ulysses reaches degree 64. `parameters` are in 2^30, at 192K and
+ * 384K positions: they are learned, so a longer context takes memory.
  */
 const PROFILES = {
   "gpt-7b": {

@@ -8,9 +8,10 @@ import type { PlanOptions, SequenceParallelPlan } from "./types.js";
 const FILL = 0.9;
 
 /**
- * The plan without a choice of degrees that FlexSP is compared with: all groups have one degree, sequences are packed best
- * fit decreasing into bins of 0.9 of a group's memory, each micro-batch takes as many bins as there are groups, and the
- * last one is evened out. ERR_INVALID_ARGUMENT when a sequence does not fit into a group of that degree.
+ * The plan without a choice of degrees that FlexSP is compared with: all groups have one degree, sequences are
+ * packed best fit decreasing into bins of 0.9 of a group's memory, each micro-batch takes as many bins as there
+ * are groups, and the last one is evened out. ERR_INVALID_ARGUMENT when a sequence does not fit into a group of
+ * that degree.
  */
 export function planStaticDegree(
   lengths: readonly number[],
@@ -37,7 +38,10 @@ export function planStaticDegree(
   );
 }
 
-/** The fastest of the plans with one degree, chosen anew for each step ("BatchAda"). Undefined when none is feasible. */
+/**
+ * The fastest of the plans with one degree, chosen anew for each step ("BatchAda"). Undefined when none is
+ * feasible.
+ */
 export function planBestStaticDegree(
   lengths: readonly number[],
   options: PlanOptions,

@@ -19,7 +19,10 @@ export interface PlannedGroup {
   readonly degree: number;
   readonly firstDevice: number;
   readonly attention: AttentionKind;
-  /** Devices that exchange heads among them (Ulysses), and sets of those that form a ring: ulysses * ring = degree. */
+  /**
+   * Devices that exchange heads among them (Ulysses), and sets of those that form a ring: ulysses * ring =
+   * degree.
+   */
   readonly ulysses: number;
   readonly ring: number;
   /** Indices into the lengths that were planned, ascending. */
@@ -27,8 +30,8 @@ export interface PlannedGroup {
   readonly tokens: number;
   readonly ms: number;
   /**
-   * For trainers whose ranks take the mean loss of their own tokens and average gradients over all devices: multiply
-   * that mean with this, and every token of the step weighs the same whatever the plan.
+   * For trainers whose ranks take the mean loss of their own tokens and average gradients over all devices:
+   * multiply that mean with this, and every token of the step weighs the same whatever the plan.
    */
   readonly meanLossScale: number;
 }
@@ -49,8 +52,8 @@ export interface SequenceParallelPlan {
   readonly microBatches: readonly MicroBatch[];
   readonly ms: number;
   /**
-   * For trainers that sum the losses of tokens and average gradients over all devices: multiply the sums of every rank
-   * with this, devices / tokens.
+   * For trainers that sum the losses of tokens and average gradients over all devices: multiply the sums of
+   * every rank with this, devices / tokens.
    */
   readonly tokenLossScale: number;
 }

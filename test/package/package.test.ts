@@ -72,6 +72,7 @@ describe("the tarball", () => {
       "dist/index.mjs",
       "dist/index.cjs",
       "dist/cli.mjs",
+      "dist/solver-worker.mjs",
       "dist/index.d.mts",
       "LICENSE",
       prebuild,

@@ -25,9 +25,8 @@ describe("certificates", () => {
       const plan = planSequenceParallel(lengths, options);
       expect(checkPlan(lengths, plan, options)).toEqual([]);
       expect(planSequenceParallel(lengths, options)).toEqual(plan);
-      const { gap, step } = await certifyPlan(lengths, plan, options);
+      const { gap } = await certifyPlan(lengths, plan, { ...options, targetGap: 0.008 });
       expect(gap).toBeGreaterThanOrEqual(-1e-9);
-      expect(step.gap).toBeGreaterThanOrEqual(gap - 1e-9);
       gaps.push(gap);
     }
     gaps.sort((a, b) => a - b);
