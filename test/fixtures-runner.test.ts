@@ -142,6 +142,20 @@ describe("npm run fixtures", () => {
     expect(quantities).toEqual(["short.input_ids", "chat.text", "chat.ids"]);
   });
 
+  it("judges plans by exact optima", () => {
+    const directory = copy("parallel/planner");
+    for (const file of ["large.json", "bucketing.json", "blaster.json"])
+      writeFileSync(join(directory, file), "[]");
+    const path = join(directory, "instances.json");
+    const instances = JSON.parse(readFileSync(path, "utf8")).slice(0, 2);
+    // Better than any plan is.
+    instances[1].optimal_makespan_ms *= 0.9;
+    writeFileSync(path, JSON.stringify(instances));
+    const { code, failed } = run(tree);
+    expect(code).toBe(1);
+    expect(failed.map((line) => line.split(/ +/)[1])).toEqual(["instance_1.heuristic", "instance_1.optimum"]);
+  });
+
   it("says what it does not understand: exit code 2 when asked for, skipped when met", () => {
     linkModel();
     const directory = copy(epicache);

@@ -9,6 +9,8 @@ export interface PageFacts {
 
 /** As many degrees as have a colour of their own; from 4096 devices on two share one. */
 const COLOURS = 12;
+/** Outlines of more devices than these would cover them. */
+const MOST_OUTLINED = 128;
 const HEIGHT = 480;
 const WIDTH = 1000;
 
@@ -41,6 +43,8 @@ function gantt({ devices, ms, microBatches }: SequenceParallelPlan): string {
   const x = (time: number) => ((time / ms) * WIDTH).toFixed(2);
   const y = (device: number) => ((device / devices) * HEIGHT).toFixed(2);
   let begin = 0;
+  // Above all fields, or the next micro-batch would cover them.
+  const ends: string[] = [];
   const fields = microBatches.map((batch) => {
     const groups = batch.groups.map((group) => {
       const place = `x="${x(begin)}" y="${y(group.firstDevice)}" height="${y(group.degree)}"`;
@@ -48,9 +52,10 @@ function gantt({ devices, ms, microBatches }: SequenceParallelPlan): string {
       return `<rect class="idle" ${place} width="${x(batch.ms)}"/><rect class="group ${colour(group.degree)}" ${place} width="${x(group.ms)}"><title>${about}</title></rect>`;
     });
     begin += batch.ms;
-    return `${groups.join("")}<line class="end" x1="${x(begin)}" x2="${x(begin)}" y1="0" y2="${HEIGHT}"/>`;
+    ends.push(`<line class="end" x1="${x(begin)}" x2="${x(begin)}" y1="0" y2="${HEIGHT}"/>`);
+    return groups.join("");
   });
-  return `<svg viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none" role="img" aria-label="Groups of devices over time">${fields.join("")}</svg>`;
+  return `<svg${devices > MOST_OUTLINED ? ' class="many"' : ""} viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none" role="img" aria-label="Groups of devices over time">${fields.join("")}${ends.join("")}</svg>`;
 }
 
 function batchTable({ groups, tokens, ms }: MicroBatch, index: number, count: number): string {
@@ -111,6 +116,7 @@ p { margin: 4px 0 12px; max-width: 70ch; }
 .time { display: flex; justify-content: space-between; }
 .axis, .time { font-size: .8rem; color: var(--soft); }
 .group { stroke: var(--page); stroke-width: 1; vector-effect: non-scaling-stroke; }
+.many .group { stroke: none; }
 .end { stroke: var(--ink); stroke-width: 2; vector-effect: non-scaling-stroke; }
 .idle { fill: var(--faint); background: var(--faint); }
 ${HUES.map((hue, i) => `.d${i} { fill: #${hue}; background: #${hue}; }`).join("\n")}
