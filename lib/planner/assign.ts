@@ -139,15 +139,15 @@ const LEAST_GAIN = 1e-12;
 
 /**
  * Moves a sequence out of the slowest group, or swaps it with one of another group, as long as both groups then
- * end earlier than the slowest did; always the move with the best outcome. Returns how many moves were looked
- * at.
+ * end earlier than the slowest did; always the move with the best outcome. Ends when it has looked at `most`
+ * moves, and returns how many those were.
  */
-export function improve(assignment: Assignment): number {
+export function improve(assignment: Assignment, most: number): number {
   const { groupOf, busy, load } = assignment;
   const count = groupOf.length;
   const { lengths } = load;
   let looked = 0;
-  for (let round = 0; round < 16 * count; round++) {
+  while (looked < most) {
     const g = assignment.slowest();
     let best = (busy[g] as number) * (1 - LEAST_GAIN);
     let bestSequence = -1;

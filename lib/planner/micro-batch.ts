@@ -6,8 +6,9 @@ import { neighbours, type Partition } from "./partitions.js";
 const FIRST = 24;
 /** Partitions whose neighbours are looked at next. */
 const BEAM = 6;
-/** Partitions whose sequences are assigned without improving them, at most. */
+/** Partitions whose sequences are assigned without improving them, at most; and fewer beyond so many places. */
 const MOST_TRIED = 300;
+const MOST_PLACES = 1.3e9;
 /** Partitions that are improved first. */
 const IMPROVED = 16;
 /** Improving ends when it has looked at so many places for a sequence: on 64 devices, and at most on more. */
@@ -42,7 +43,7 @@ export function groupMicroBatch(load: Load, partitions: readonly Partition[]): G
   const mostEffort = Math.min(MOST_EFFORT, EFFORT * Math.max(1, (load.devices / 64) ** 2));
   let effort = 0;
   const consider = (assignment: Assignment, partition: Partition) => {
-    effort += improve(assignment);
+    effort += improve(assignment, MOST_EFFORT);
     improved.push({ assignment, makespan: assignment.makespan(), partition, serial: improved.length });
   };
   const isOver = () => effort > mostEffort || improved.some(({ makespan }) => makespan <= enough);
@@ -85,9 +86,10 @@ function searchPartitions(load: Load, partitions: readonly Partition[]): Candida
   let sums = areaSums(load);
   let fastest = Number.POSITIVE_INFINITY;
   let tried = 0;
+  const most = Math.max(FIRST, Math.min(MOST_TRIED, MOST_PLACES / (load.lengths.length * load.devices)));
   const consider = (partition: Partition) => {
     const key = partition.join();
-    if (seen.has(key) || tried >= MOST_TRIED) return;
+    if (seen.has(key) || tried >= most) return;
     seen.add(key);
     if (partitionBound(load, sums, partition) >= fastest) return;
     tried++;
@@ -105,7 +107,7 @@ function searchPartitions(load: Load, partitions: readonly Partition[]): Candida
   for (;;) {
     found.sort(fasterFirst);
     const next = found.slice(0, BEAM).filter((candidate) => !expanded.has(candidate));
-    if (next.length === 0 || tried >= MOST_TRIED) return found;
+    if (next.length === 0 || tried >= most) return found;
     sums = areaSums(load, fastest);
     for (const candidate of next) {
       expanded.add(candidate);

@@ -31,6 +31,14 @@ describe("planSequenceParallel", () => {
     }
   });
 
+  it("plans thousands of sequences", () => {
+    const lengths = longTailed(6, 20_000, { max: 30_000 });
+    const options: PlanOptions = { devices: 64, costs: costsWith(200_000) };
+    const plan = planSequenceParallel(lengths, options);
+    expect(checkPlan(lengths, plan, options)).toEqual([]);
+    expect(plan.ms / planLowerBound(lengths, options)).toBeLessThan(1.02);
+  });
+
   it("does not depend on the order of the sequences but in the indices", () => {
     const lengths = longTailed(4, 128);
     const options: PlanOptions = { devices: 32, costs: costs64 };
