@@ -58,9 +58,10 @@ Result<GreedyRun> run_greedy(LoadedModel& loaded, Sequence& sequence, int64_t st
     LONGHAUL_ASSIGN(const Tensor logits, model.logits(sequence.last_row(), 1));
     LONGHAUL_ASSIGN(const Array row, download(model.backend(), model.stream(), logits));
     run.logits.append(row);
-    LONGHAUL_TRY(loaded.sampler->draw(logits, SampleParams{.temperature = 0}));
+    const DrawRow draw{.params = {.temperature = 0}};
+    LONGHAUL_TRY(loaded.sampler->draw(logits, std::span(&draw, 1)));
     LONGHAUL_TRY(sequence.settle());
-    const int32_t id = loaded.sampler->drawn();
+    const int32_t id = loaded.sampler->drawn(0);
     run.ids.push_back(id);
     LONGHAUL_TRY(sequence.admit(1));
     LONGHAUL_TRY(sequence.extend(std::span(&id, 1)));
