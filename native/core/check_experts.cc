@@ -64,7 +64,7 @@ Status check(const RouteArgs& a) {
   c.tensor("weights", a.weights, kOnlyF32, {rows, experts});
   if (a.entropy) c.dense("entropy", a.entropy, kOnlyF32, {rows});
   if (a.mask) c.dense("mask", a.mask, kOnlyU8, {rows, experts});
-  if (a.logits) c.dense("logits", a.logits, kOnlyF32, {rows, experts});
+  if (a.logits) c.tensor("logits", a.logits, kOnlyF32, {rows, experts});
   return c.status();
 }
 

@@ -24,7 +24,7 @@ struct RouteArgs {
   Tensor weights;  // [rows, experts] f32, rows may be strided
   Tensor entropy;  // optional, [rows] f32, of the probabilities before any is dropped
   Tensor mask;     // optional, [rows, experts] u8: 1 where the expert is kept
-  Tensor logits;   // optional, [rows, experts] f32, what route_backward needs
+  Tensor logits;   // optional, [rows, experts] f32, rows may be strided: what route_backward needs
 };
 
 // Linear projections that read the same input and are adapted by one call: q, k and v; gate and up.

@@ -188,7 +188,8 @@ Result<Segment> Sequence::stage(std::span<const int32_t> tokens, std::span<const
                  .positions = pass_positions_,
                  .rows = static_cast<int32_t>(tokens.size()),
                  .observers = static_cast<int32_t>(observers.size()),
-                 .evict = evict};
+                 .evict = evict,
+                 .adapter = adapter_.get()};
 }
 
 Status Sequence::forward(Transformer& model, PagePool& pool, std::span<const Segment> segments,
@@ -219,6 +220,13 @@ Status Sequence::pass(std::span<const int32_t> tokens, std::span<const int32_t> 
   if (status.ok() && (evict || pass_tokens_.size() != 1)) status = cache_->settle();
   if (!status.ok()) return broken(status);
   count(tokens, static_cast<int64_t>(tokens.size()) - 1);
+  return Status();
+}
+
+Status Sequence::use(std::shared_ptr<const AdapterWeights> adapter) {
+  LONGHAUL_TRY(settled());
+  if (adapter != nullptr) LONGHAUL_TRY(model_.prepare(pool_, {.experts = adapter->limits()}));
+  adapter_ = std::move(adapter);
   return Status();
 }
 

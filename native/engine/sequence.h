@@ -105,6 +105,10 @@ class Sequence {
   // Evicts a full tail without new tokens.
   Status evict_tail(PassObserver* observer = nullptr);
 
+  // Passes from now on run with `adapter` (null: the model alone); rows that are there stay as they are.
+  // kOutOfMemory: there is no scratch memory for it, nothing changed.
+  Status use(std::shared_ptr<const AdapterWeights> adapter);
+
   // Forgets the newest `rows` rows; only the tail can be forgotten.
   Status truncate(int64_t rows);
 
@@ -147,6 +151,7 @@ class Sequence {
   PagePool& pool_;
   MemoryPolicy policy_;
   std::unique_ptr<SequenceCache> cache_;
+  std::shared_ptr<const AdapterWeights> adapter_;
   int64_t tokens_seen_ = 0;
   int64_t next_position_ = 0;
   Packing packing_;

@@ -121,9 +121,13 @@ Status SharedPrefill::pass(std::span<const int32_t> block, bool last) {
                        .target = last ? sequence->cache_.get() : nullptr});
     if (last) caches.push_back(sequence->cache_.get());
   }
-  const SharedPass pass{
-      .cache = cache_.get(), .tokens = block, .positions = positions, .prompts = prompts, .budgets = budgets_};
   const Sequence& first = *sequences_.front();
+  const SharedPass pass{.cache = cache_.get(),
+                        .tokens = block,
+                        .positions = positions,
+                        .prompts = prompts,
+                        .budgets = budgets_,
+                        .adapter = first.adapter_.get()};
   Status status;
   try {
     status = first.model_.forward(first.pool_, pass);

@@ -10,14 +10,16 @@ Status Transformer::forward(PagePool& pool, const SharedPass& pass) {
                                  .tokens = pass.tokens,
                                  .positions = pass.positions,
                                  .rows = static_cast<int32_t>(pass.tokens.size()),
-                                 .evict = true}};
+                                 .evict = true,
+                                 .adapter = pass.adapter}};
   for (const SharedPrompt& prompt : pass.prompts) {
     segments.push_back({.cache = pass.cache,
                         .policy = prompt.policy,
                         .tokens = prompt.tokens,
                         .positions = prompt.positions,
                         .observers = static_cast<int32_t>(prompt.tokens.size()),
-                        .evict = true});
+                        .evict = true,
+                        .adapter = pass.adapter});
   }
   for (const SharedPrompt& prompt : pass.prompts) {
     if (prompt.target != nullptr) segments.push_back({.cache = prompt.target});

@@ -11,6 +11,13 @@ namespace {
 // The shortest bound of a decode pass's heads: below it kernels cost the same.
 constexpr int64_t kLeastBucket = 256;
 
+// Recorded passes that are kept: with many adapters there are more combinations than anybody meets again.
+constexpr size_t kMostRecorded = 64;
+
+uint64_t id_of(const AdapterWeights* adapter) {
+  return adapter == nullptr ? 0 : adapter->id();
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Transformer>> Transformer::load(Backend& backend, const std::string& directory,
@@ -27,6 +34,21 @@ KvGeometry kv_geometry(const ModelConfig& config, DType weights_dtype) {
           .kv_heads = static_cast<int32_t>(config.kv_heads),
           .head_dim = static_cast<int32_t>(config.head_dim),
           .dtype = weights_dtype};
+}
+
+AdaptedModel Transformer::adapted() const {
+  return {.layers = config_.layers,
+          .hidden = config_.hidden_size,
+          .intermediate = config_.intermediate_size,
+          .q_size = config_.heads * config_.head_dim,
+          .kv_size = config_.kv_heads * config_.head_dim};
+}
+
+Result<std::shared_ptr<const AdapterWeights>> Transformer::bring(const Adapter& adapter) {
+  LONGHAUL_TRY(check(adapter, adapted()));
+  LONGHAUL_ASSIGN(std::unique_ptr<AdapterWeights> weights,
+                  AdapterWeights::load(backend_, *stream_, adapter, weights_.dtype));
+  return std::shared_ptr<const AdapterWeights>(std::move(weights));
 }
 
 void Transformer::lay_out(Arena& arena, const PageArrays& pages, const PassLimits& limits) {
@@ -76,6 +98,13 @@ void Transformer::lay_out(Arena& arena, const PageArrays& pages, const PassLimit
     one.role = RowRole::kDecode;
     bytes = std::max({bytes, ops.gemm_workspace(product), ops.gemm_workspace(one)});
   }
+  bytes = std::max(
+      bytes, experts_.lay_out(arena, backend_,
+                              {.rows = rows,
+                               .inputs = std::max({config_.hidden_size, q_width, config_.intermediate_size}),
+                               .intermediate = config_.intermediate_size,
+                               .activation = act},
+                              limits.experts));
   workspace_ = {arena.take_bytes(bytes), bytes};
   eviction_ = EvictionScratch::lay_out(
       arena, backend_, pages, static_cast<int32_t>(config_.kv_heads), limits.scored_rows, limits.shared_rows,
@@ -88,7 +117,10 @@ Status Transformer::prepare(PagePool& pool, const PassLimits& wanted) {
                           .scored_rows = std::max(wanted.scored_rows, limits_.scored_rows),
                           .observers = std::max(wanted.observers, limits_.observers),
                           .sequences = std::max(wanted.sequences, limits_.sequences),
-                          .shared_rows = std::max(wanted.shared_rows, limits_.shared_rows)};
+                          .shared_rows = std::max(wanted.shared_rows, limits_.shared_rows),
+                          .experts = {.experts = std::max(wanted.experts.experts, limits_.experts.experts),
+                                      .ranks = std::max(wanted.experts.ranks, limits_.experts.ranks),
+                                      .ffn = std::max(wanted.experts.ffn, limits_.experts.ffn)}};
   if (limits == limits_) return Status();
 
   // Measuring overwrites the tensors, so a refusal has to lay the old memory out again.
@@ -112,8 +144,10 @@ Status Transformer::stage(std::span<const Segment> segments) {
   int64_t rows = 0;
   int64_t most_rows = 1;
   pass_role_ = RowRole::kDecode;
+  adapted_rows_.clear();
   for (const Segment& segment : segments) {
     const int32_t count = segment.rows + segment.observers;
+    adapted_rows_.push_back({rows, count, segment.adapter});
     LONGHAUL_ASSERT(rows + count <= limits_.rows);
     segment.cache->expect_rows(count);
     most_rows = std::max(most_rows, segment.cache->most_rows());
@@ -121,6 +155,7 @@ Status Transformer::stage(std::span<const Segment> segments) {
     rows += count;
   }
   pass_rows_ = rows;
+  experts_.set_rows(adapted_rows_);
   if (pass_role_ == RowRole::kDecode) {
     most_rows = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max(most_rows, kLeastBucket))));
   }
@@ -168,7 +203,9 @@ Status Transformer::forward(PagePool& pool, std::span<const Segment> segments, P
 Status Transformer::replay_layers(PagePool& pool, std::span<const Segment> segments) {
   const void* pages = pool.arrays().k.data;
   auto pass = std::find_if(recorded_.begin(), recorded_.end(), [&](const RecordedPass& recorded) {
-    return recorded.segments == segments.size() && recorded.length == pass_length_ && recorded.pages == pages;
+    return recorded.segments == segments.size() && recorded.length == pass_length_ && recorded.pages == pages &&
+           std::equal(segments.begin(), segments.end(), recorded.adapters.begin(), recorded.adapters.end(),
+                      [](const Segment& segment, uint64_t id) { return id_of(segment.adapter) == id; });
   });
   if (pass == recorded_.end()) {
     LONGHAUL_TRY(backend_.begin_capture(*stream_));
@@ -177,7 +214,11 @@ Status Transformer::replay_layers(PagePool& pool, std::span<const Segment> segme
     Result<std::unique_ptr<Graph>> graph = backend_.end_capture(*stream_);
     LONGHAUL_TRY(status);
     LONGHAUL_TRY(graph.status());
-    pass = recorded_.insert(pass, {segments.size(), pass_length_, pages, std::move(graph.value())});
+    std::vector<uint64_t> adapters;
+    for (const Segment& segment : segments) adapters.push_back(id_of(segment.adapter));
+    if (recorded_.size() >= kMostRecorded) recorded_.erase(recorded_.begin());
+    recorded_.push_back({segments.size(), pass_length_, pages, std::move(adapters), std::move(graph.value())});
+    pass = recorded_.end() - 1;
   }
   return backend_.replay(*stream_, *pass->graph);
 }
@@ -197,7 +238,7 @@ Status Transformer::run_layers(const Attend& attend, PassObserver* observer) {
   }
   for (int32_t layer = 0; layer < config_.layers; ++layer) {
     LONGHAUL_TRY(attention_block(layer, attend, observer));
-    if (rows > 0) LONGHAUL_TRY(mlp_block(weights_.layers[layer]));
+    if (rows > 0) LONGHAUL_TRY(mlp_block(layer, observer));
   }
   if (rows > 0) {
     LONGHAUL_TRY(run(backend_, *stream_,
@@ -247,6 +288,7 @@ Status Transformer::attention_block(int32_t layer, const Attend& attend, PassObs
                                .eps = eps}));
   if (observer != nullptr) LONGHAUL_TRY(observer->on_hidden(layer, x));
   LONGHAUL_TRY(gemm(normed_.slice(0, rows), weights.qkv, weights.qkv_bias.tensor, qkv_.slice(0, rows)));
+  LONGHAUL_TRY(adapt(layer, ProjectionGroup::kQkv, normed_.slice(0, rows), qkv_.slice(0, rows), observer));
   const Tensor q = queries();
   if (config_.qk_norm) {
     const Tensor k = keys();
@@ -258,7 +300,9 @@ Status Transformer::attention_block(int32_t layer, const Attend& attend, PassObs
   LONGHAUL_TRY(
       run(backend_, *stream_, RopeArgs{.x = q, .cos = cos_.slice(0, rows), .sin = sin_.slice(0, rows)}));
   LONGHAUL_TRY(attend(layer));
-  return gemm(attended_.slice(0, rows), weights.output, weights.output_bias.tensor, delta_.slice(0, rows));
+  LONGHAUL_TRY(
+      gemm(attended_.slice(0, rows), weights.output, weights.output_bias.tensor, delta_.slice(0, rows)));
+  return adapt(layer, ProjectionGroup::kO, attended_.slice(0, rows), delta_.slice(0, rows), observer);
 }
 
 Status Transformer::append_rows(PagePool& pool, const CacheView* views, int64_t count) {
@@ -313,19 +357,43 @@ Status Transformer::attend_segments(PagePool& pool, int32_t layer, std::span<con
   return Status();
 }
 
-Status Transformer::mlp_block(const LayerWeights& weights) {
+Status Transformer::mlp_block(int32_t layer, PassObserver* observer) {
+  const LayerWeights& weights = weights_.layers[layer];
   const int64_t rows = pass_rows_;
+  const Tensor normed = normed_.slice(0, rows), gate_up = gate_up_.slice(0, rows), mlp = mlp_.slice(0, rows);
+  const Tensor delta = delta_.slice(0, rows);
   LONGHAUL_TRY(run(backend_, *stream_,
                    RmsNormArgs{.x = residual_.slice(0, rows),
                                .delta = delta_.slice(0, rows),
                                .weight = weights.mlp_norm.tensor,
                                .out = normed_.slice(0, rows),
                                .eps = static_cast<float>(config_.rms_norm_eps)}));
-  LONGHAUL_TRY(
-      gemm(normed_.slice(0, rows), weights.gate_up, weights.gate_up_bias.tensor, gate_up_.slice(0, rows)));
-  LONGHAUL_TRY(
-      run(backend_, *stream_, SwigluArgs{.gate_up = gate_up_.slice(0, rows), .out = mlp_.slice(0, rows)}));
-  return gemm(mlp_.slice(0, rows), weights.down, weights.down_bias.tensor, delta_.slice(0, rows));
+  LONGHAUL_TRY(gemm(normed, weights.gate_up, weights.gate_up_bias.tensor, gate_up));
+  LONGHAUL_TRY(adapt(layer, ProjectionGroup::kGateUp, normed, gate_up, observer));
+  LONGHAUL_TRY(run(backend_, *stream_, SwigluArgs{.gate_up = gate_up, .out = mlp}));
+  if (experts_.any()) {
+    LONGHAUL_TRY(experts_.mix_ffn(expert_context(), layer, normed, gate_up, mlp));
+    if (observer != nullptr) LONGHAUL_TRY(observer->on_mixed(layer, experts_.routing(rows, 1)));
+  }
+  LONGHAUL_TRY(gemm(mlp, weights.down, weights.down_bias.tensor, delta));
+  if (experts_.any()) LONGHAUL_TRY(experts_.finish_ffn(expert_context(), layer, delta));
+  return adapt(layer, ProjectionGroup::kDown, mlp, delta, observer);
+}
+
+Status Transformer::adapt(int32_t layer, ProjectionGroup group, const Tensor& x, const Tensor& out,
+                          PassObserver* observer) {
+  if (!experts_.any()) return Status();
+  const AdaptedModel model = adapted();
+  std::array<Tensor, kMaxExpertParts> parts;
+  int64_t column = 0;
+  for (int32_t p = 0; p < parts_of(group); ++p) {
+    const int64_t width = model.outputs(static_cast<Projection>(static_cast<int32_t>(first_of(group)) + p));
+    parts[static_cast<size_t>(p)] = out.narrow(1, column, width);
+    column += width;
+  }
+  LONGHAUL_TRY(experts_.adapt(expert_context(), layer, group, x, parts));
+  if (observer == nullptr) return Status();
+  return observer->on_adapted(layer, group, experts_.routing(x.shape[0], parts_of(group)));
 }
 
 Status Transformer::gemm(const Tensor& x, const Weight& weight, const Tensor& bias, const Tensor& out) {

@@ -13,6 +13,7 @@
 #include "kv/policy.h"
 #include "model/config.h"
 #include "model/weights.h"
+#include "mole/expert_pass.h"
 
 namespace longhaul {
 
@@ -27,6 +28,7 @@ struct Segment {
   int32_t rows = 0;
   int32_t observers = 0;
   bool evict = false;  // down to the policy's budget, layer by layer
+  const AdapterWeights* adapter = nullptr;
 };
 
 // One of several prompts behind the same block.
@@ -45,6 +47,7 @@ struct SharedPass {
   std::span<const int32_t> positions;  // [rows]
   std::span<const SharedPrompt> prompts;
   std::span<const int32_t> budgets;  // [layers] rows a head that the union may have
+  const AdapterWeights* adapter = nullptr;
 };
 
 // Watches a pass; for golden cases, embeddings and evaluation. Tensors are device memory.
@@ -54,6 +57,10 @@ class PassObserver : public EvictionObserver {
   virtual Status on_hidden(int32_t index, const Tensor& hidden) = 0;
   // The layer's eviction is done.
   virtual Status on_evicted(int32_t layer) = 0;
+  // Adapters have run behind the products of `group`.
+  virtual Status on_adapted(int32_t, ProjectionGroup, const ExpertRouting&) { return Status(); }
+  // MixLoRA's FFNs have run: one part, no entropy.
+  virtual Status on_mixed(int32_t, const ExpertRouting&) { return Status(); }
 };
 
 // The largest passes that scratch memory is for.
@@ -64,6 +71,7 @@ struct PassLimits {
   int64_t observers = 0;
   int64_t sequences = 1;    // segments; of a shared pass two a prompt and one
   int64_t shared_rows = 0;  // that a head holds when several prompts select
+  ExpertLimits experts;     // of any adapter
 
   bool operator==(const PassLimits&) const = default;
 };
@@ -84,6 +92,11 @@ class Transformer {
   // Of RoPE, after the model's scaling. [head_dim / 2] f64, device memory.
   const Tensor& rope_frequencies() const { return weights_.rope_frequencies.tensor; }
   KvGeometry kv_geometry() const { return longhaul::kv_geometry(config_, weights_.dtype); }
+
+  // What adapters of this model have to fit.
+  AdaptedModel adapted() const;
+  // Checks an adapter and brings it to the device. kCorruptFile names the tensor that does not fit.
+  Result<std::shared_ptr<const AdapterWeights>> bring(const Adapter& adapter);
 
   // Makes sure passes up to these limits have their scratch memory. Only grows; kOutOfMemory leaves the old
   // one.
@@ -110,8 +123,8 @@ class Transformer {
   void lay_out(Arena& arena, const PageArrays& pages, const PassLimits& limits);
   // Brings tokens, positions and views to the device and decides the pass's shape.
   Status stage(std::span<const Segment> segments);
-  // What a layer does with the queries, keys and values of the pass's rows: fills attended_ from qkv_. Made of a
-  // reference, for a decode step allocates nothing.
+  // What a layer does with the queries, keys and values of the pass's rows: fills attended_ from qkv_. Made of
+  // a reference, for a decode step allocates nothing.
   using Attend = std::function<Status(int32_t layer)>;
   // The ops of a pass, from the embedding to the final norm.
   Status run_layers(const Attend& attend, PassObserver* observer);
@@ -120,17 +133,11 @@ class Transformer {
   Status attention_block(int32_t layer, const Attend& attend, PassObserver* observer);
   Status attend_segments(PagePool& pool, int32_t layer, std::span<const Segment> segments,
                          PassObserver* observer);
-  Status attend_shared(PagePool& pool, int32_t layer, const SharedPass& pass);
-  // The rows of `count` segments, of which `views` are the first's in a layer, go to their caches and look
-  // back.
-  Status append_rows(PagePool& pool, const CacheView* views, int64_t count);
-  Status attend_rows(PagePool& pool, const CacheView* views, int64_t count);
-  // The parts of qkv_. [rows, heads, head_dim]
-  Tensor queries() const;
-  Tensor keys() const;
-  Tensor values() const;
-  float attention_scale() const;
-  Status mlp_block(const LayerWeights& weights);
+  Status mlp_block(int32_t layer, PassObserver* observer);
+  // Adds what adapters say of x to the group's projections, which lie beside each other in `out`.
+  Status adapt(int32_t layer, ProjectionGroup group, const Tensor& x, const Tensor& out,
+               PassObserver* observer);
+  ExpertPass::Context expert_context() { return {backend_, *stream_, workspace_, pass_role_}; }
   Status gemm(const Tensor& x, const Weight& weight, const Tensor& bias, const Tensor& out);
 
   Backend& backend_;
@@ -156,7 +163,9 @@ class Transformer {
   Tensor logits_;              // [kLogitRows or sequences, vocab] f32
   Workspace workspace_;
   EvictionScratch eviction_;
-  std::vector<char> host_inputs_;  // kept between passes: a decode step allocates nothing
+  ExpertPass experts_;
+  std::vector<AdaptedRows> adapted_rows_;  // kept between passes, as the next
+  std::vector<char> host_inputs_;          // kept between passes: a decode step allocates nothing
 
   // Decode passes that were recorded. Every argument of their ops is in the key, or fixed since the scratch
   // memory was laid out.
@@ -164,6 +173,7 @@ class Transformer {
     size_t segments;
     int32_t length;
     const void* pages;
+    std::vector<uint64_t> adapters;  // by segment: AdapterWeights::id(), 0 for none
     std::unique_ptr<Graph> graph;
   };
   std::vector<RecordedPass> recorded_;

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "core/backend.h"
-#include "model/config.h"
 #include "files/safetensors.h"
+#include "model/config.h"
 
 namespace longhaul {
 

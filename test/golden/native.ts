@@ -5,6 +5,7 @@ import type { Report } from "./report.js";
 
 /** The kinds that the golden program runs, of `layer_budgets` the profiles. */
 export const NATIVE_KINDS = [
+  "adapter",
   "attention",
   "dynmole_aux",
   "dynmole_layer",
@@ -12,6 +13,7 @@ export const NATIVE_KINDS = [
   "epicache",
   "epicache_multi_turn",
   "layer_budgets",
+  "mixed_adapter_batch",
   "model",
   "sampling",
 ];

@@ -22,6 +22,8 @@ Status run_epicache_multi_turn(Context&, const Case&);
 Status run_layer_budgets(Context&, const Case&);
 Status run_sampling(Context&, const Case&);
 Status run_attention(Context&, const Case&);
+Status run_adapter(Context&, const Case&);
+Status run_mixed_adapter_batch(Context&, const Case&);
 Status run_dynmole_router(Context&, const Case&);
 Status run_dynmole_layer(Context&, const Case&);
 Status run_dynmole_aux(Context&, const Case&);

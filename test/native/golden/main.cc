@@ -21,13 +21,15 @@ struct Kind {
   const char* name;
   RunCase run;
 };
-constexpr Kind kKinds[] = {{"attention", run_attention},
+constexpr Kind kKinds[] = {{"adapter", run_adapter},
+                           {"attention", run_attention},
                            {"dynmole_aux", run_dynmole_aux},
                            {"dynmole_layer", run_dynmole_layer},
                            {"dynmole_router", run_dynmole_router},
                            {"epicache", run_epicache},
                            {"epicache_multi_turn", run_epicache_multi_turn},
                            {"layer_budgets", run_layer_budgets},
+                           {"mixed_adapter_batch", run_mixed_adapter_batch},
                            {"model", run_model},
                            {"sampling", run_sampling}};
 
