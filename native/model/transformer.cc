@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "model/dora.h"
+
 namespace longhaul {
 namespace {
 
@@ -48,7 +50,47 @@ Result<std::shared_ptr<const AdapterWeights>> Transformer::bring(const Adapter& 
   LONGHAUL_TRY(check(adapter, adapted()));
   LONGHAUL_ASSIGN(std::unique_ptr<AdapterWeights> weights,
                   AdapterWeights::load(backend_, *stream_, adapter, weights_.dtype));
+  LONGHAUL_TRY(rescale(adapter, *weights));
   return std::shared_ptr<const AdapterWeights>(std::move(weights));
+}
+
+Status Transformer::rescale(const Adapter& adapter, AdapterWeights& weights) {
+  const AdaptedModel model = adapted();
+  for (int64_t l = 0; l < model.layers; ++l) {
+    const auto index = static_cast<size_t>(l);
+    const LayerWeights& layer = weights_.layers[index];
+    const std::pair<const Weight*, const Vector*> products[] = {{&layer.qkv, &layer.qkv_bias},
+                                                                {&layer.output, &layer.output_bias},
+                                                                {&layer.gate_up, &layer.gate_up_bias},
+                                                                {&layer.down, &layer.down_bias}};
+    for (int g = 0; g < kProjectionGroups; ++g) {
+      const auto group = static_cast<ProjectionGroup>(g);
+      const auto& [base, bias] = products[g];
+      int64_t first = 0;
+      for (int32_t p = 0; p < parts_of(group); ++p) {
+        const auto projection = static_cast<Projection>(static_cast<int32_t>(first_of(group)) + p);
+        const Tensor& magnitude = adapter.layers[index][projection].magnitude;
+        const auto outputs = static_cast<size_t>(model.outputs(projection));
+        if (magnitude) {
+          const ExpertPart& part = weights.layer(l)[group][static_cast<size_t>(p)];
+          LONGHAUL_ASSIGN(const std::vector<float> factor,
+                          dora_factor(backend_, *stream_, *base, first, part,
+                                      std::span(magnitude.as<const float>(), outputs)));
+          // The bias is behind the norm: only the product is rescaled.
+          std::vector<float> offset;
+          if (bias->tensor) {
+            offset.resize(outputs);
+            LONGHAUL_TRY(backend_.download(*stream_, offset.data(), bias->tensor.as<const float>() + first,
+                                           outputs * sizeof(float)));
+            for (size_t n = 0; n < outputs; ++n) offset[n] *= 1 - factor[n];
+          }
+          LONGHAUL_TRY(weights.rescale(l, projection, factor, offset));
+        }
+        first += static_cast<int64_t>(outputs);
+      }
+    }
+  }
+  return Status();
 }
 
 void Transformer::lay_out(Arena& arena, const PageArrays& pages, const PassLimits& limits) {

@@ -120,6 +120,8 @@ class Transformer {
  private:
   Transformer(Backend& backend, ModelConfig config) : backend_(backend), config_(config) {}
 
+  // DoRA's factors, where the adapter has magnitudes.
+  Status rescale(const Adapter& adapter, AdapterWeights& weights);
   void lay_out(Arena& arena, const PageArrays& pages, const PassLimits& limits);
   // Brings tokens, positions and views to the device and decides the pass's shape.
   Status stage(std::span<const Segment> segments);

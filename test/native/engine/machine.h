@@ -21,15 +21,20 @@ struct Machine {
   }
 };
 
-inline Machine make_machine(const std::string& device, const RandomModel& shape, int64_t pool_bytes) {
+inline Machine make_machine(const std::string& device, const RandomModel& shape, int64_t pool_bytes,
+                            const std::vector<NamedTensor>& tensors) {
   TemporaryDirectory directory;
-  write_model(shape, directory.path());
+  write_model(shape, tensors, directory.path());
   Machine machine;
   machine.backend = std::move(make_backend_under_test(device, 2).value());
   machine.model = std::move(Transformer::load(*machine.backend, directory.path(), nullptr).value());
   machine.pool =
       std::move(PagePool::create(*machine.backend, machine.model->kv_geometry(), pool_bytes).value());
   return machine;
+}
+
+inline Machine make_machine(const std::string& device, const RandomModel& shape, int64_t pool_bytes) {
+  return make_machine(device, shape, pool_bytes, random_tensors(shape));
 }
 
 }  // namespace longhaul::testing

@@ -67,7 +67,8 @@ inline std::vector<NamedTensor> random_tensors(const RandomModel& m) {
   return tensors;
 }
 
-inline void write_model(const RandomModel& m, const std::string& directory) {
+inline void write_model(const RandomModel& m, const std::vector<NamedTensor>& tensors,
+                        const std::string& directory) {
   std::ofstream(directory + "/config.json")
       << "{\"architectures\":[\"" << (m.qk_norm ? "Qwen3ForCausalLM" : "LlamaForCausalLM")
       << "\"],\"hidden_act\":\"silu\",\"hidden_size\":" << m.hidden << ",\"intermediate_size\":" << m.ff
@@ -79,7 +80,7 @@ inline void write_model(const RandomModel& m, const std::string& directory) {
 
   std::string header = "{";
   std::vector<float> data;
-  for (const auto& [name, shape, values] : random_tensors(m)) {
+  for (const auto& [name, shape, values] : tensors) {
     std::string extents;
     for (int extent : shape) {
       if (!extents.empty()) extents += ',';
@@ -99,6 +100,10 @@ inline void write_model(const RandomModel& m, const std::string& directory) {
   file.write(header.data(), static_cast<std::streamsize>(header.size()));
   file.write(reinterpret_cast<const char*>(data.data()),
              static_cast<std::streamsize>(data.size() * sizeof(float)));
+}
+
+inline void write_model(const RandomModel& m, const std::string& directory) {
+  write_model(m, random_tensors(m), directory);
 }
 
 }  // namespace longhaul::testing
