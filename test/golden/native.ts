@@ -7,6 +7,7 @@ import type { Report } from "./report.js";
 export const NATIVE_KINDS = [
   "adapter",
   "attention",
+  "bad_adapter",
   "dynmole_aux",
   "dynmole_layer",
   "dynmole_router",

@@ -23,6 +23,7 @@ Status run_layer_budgets(Context&, const Case&);
 Status run_sampling(Context&, const Case&);
 Status run_attention(Context&, const Case&);
 Status run_adapter(Context&, const Case&);
+Status run_bad_adapter(Context&, const Case&);
 Status run_mixed_adapter_batch(Context&, const Case&);
 Status run_dynmole_router(Context&, const Case&);
 Status run_dynmole_layer(Context&, const Case&);

@@ -23,6 +23,7 @@ struct Kind {
 };
 constexpr Kind kKinds[] = {{"adapter", run_adapter},
                            {"attention", run_attention},
+                           {"bad_adapter", run_bad_adapter},
                            {"dynmole_aux", run_dynmole_aux},
                            {"dynmole_layer", run_dynmole_layer},
                            {"dynmole_router", run_dynmole_router},
