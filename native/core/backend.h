@@ -99,6 +99,9 @@ class Backend {
   // The dtype of values between ops for weights of `weights`: bf16 in, bf16 out; everything else f32.
   virtual DType activation_dtype(DType weights) const = 0;
 
+  // Whether its memory can be read and written by the processor, once the stream is synchronized.
+  virtual bool is_host_memory() const = 0;
+
   virtual Result<std::unique_ptr<Stream>> make_stream() = 0;
 
   // Zeroed memory, 64-byte aligned. kOutOfMemory when the device has no more.

@@ -63,6 +63,9 @@ inline Status unsupported(std::string message) {
 inline Status corrupt_file(std::string message) {
   return {Code::kCorruptFile, std::move(message)};
 }
+inline Status communication_error(std::string message) {
+  return {Code::kCommunication, std::move(message)};
+}
 inline Status internal_error(std::string message) {
   return {Code::kInternal, std::move(message)};
 }

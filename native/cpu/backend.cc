@@ -77,6 +77,7 @@ class CpuBackend final : public Backend {
     return weights == DType::kBf16 ? DType::kBf16 : DType::kF32;
   }
 
+  bool is_host_memory() const override { return true; }
   Result<std::unique_ptr<Stream>> make_stream() override {
     LONGHAUL_ASSIGN(Buffer scratch, allocate(threads_ * CpuStream::kScratchBytes, MemoryUse::kWorkspace));
     return std::unique_ptr<Stream>(

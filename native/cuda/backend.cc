@@ -39,6 +39,7 @@ class CudaBackend final : public Backend {
     return weights == DType::kBf16 ? DType::kBf16 : DType::kF32;
   }
 
+  bool is_host_memory() const override { return false; }
   Result<std::unique_ptr<Stream>> make_stream() override {
     LONGHAUL_TRY(use());
     cudaStream_t handle = nullptr;

@@ -69,6 +69,7 @@ class ReferenceBackend : public Backend {
     return weights == DType::kBf16 ? DType::kBf16 : DType::kF32;
   }
 
+  bool is_host_memory() const override { return true; }
   Result<std::unique_ptr<Stream>> make_stream() override {
     return std::unique_ptr<Stream>(std::make_unique<ReferenceStream>());
   }
