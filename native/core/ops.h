@@ -12,6 +12,7 @@
 
 #include "core/backend.h"
 #include "core/expert_ops.h"
+#include "core/parallel_ops.h"
 #include "core/status.h"
 #include "core/tensor.h"
 
@@ -32,6 +33,8 @@ struct CacheView {
   int32_t max_pages;
   int32_t row_begin;  // this sequence's first row in the step
   int32_t row_count;
+  // attention only: rows that every query sees beyond the causal ones, or, below 0, does not see.
+  int32_t ahead = 0;
 };
 
 // The pool that all page tables point into.
@@ -116,8 +119,8 @@ struct AppendArgs {
 };
 
 // Causal attention of the step's rows (already appended) over each sequence's cache, aligned at the end: query
-// i of n sees the first length - n + i + 1 rows of its KV head. A step's row gives the same bits in its role
-// whatever the other rows are.
+// i of n sees the first length - n + i + 1 + ahead rows of its KV head. A step's row gives the same bits in its
+// role whatever the other rows are.
 struct AttentionArgs {
   PageArrays pages;
   const CacheView* views = nullptr;  // [sequences], device memory
@@ -308,6 +311,9 @@ struct Ops {
   Status (*route_backward)(Stream&, const RouteBackwardArgs&);
   Status (*expert_backward)(Stream&, const ExpertBackwardArgs&, Workspace);
   Status (*linear_backward)(Stream&, const LinearBackwardArgs&);
+  Status (*pack_heads)(Stream&, const PackHeadsArgs&);
+  Status (*unpack_heads)(Stream&, const UnpackHeadsArgs&);
+  Status (*dense_attention)(Stream&, const DenseAttentionArgs&, Workspace);
 
   // Bytes of scratch memory, monotone in every extent, so that a bound for the largest call serves all.
   // They look at shapes and dtypes only, never at data or views.
@@ -322,6 +328,7 @@ struct Ops {
   size_t (*expert_expand_workspace)(const ExpertExpandArgs&);
   size_t (*router_loss_workspace)(const RouterLossArgs&);
   size_t (*expert_backward_workspace)(const ExpertBackwardArgs&);
+  size_t (*dense_attention_workspace)(const DenseAttentionArgs&);
 };
 
 // Argument checks, one per op, the same for all backends: kInvalidArgument names the field.
@@ -352,6 +359,9 @@ Status check(const RouterLossArgs&);
 Status check(const RouteBackwardArgs&);
 Status check(const ExpertBackwardArgs&);
 Status check(const LinearBackwardArgs&);
+Status check(const PackHeadsArgs&);
+Status check(const UnpackHeadsArgs&);
+Status check(const DenseAttentionArgs&);
 
 // Checks the arguments, then calls the backend's entry; kUnsupported when it has none.
 Status run(Backend&, Stream&, const EmbedArgs&);
@@ -381,5 +391,8 @@ Status run(Backend&, Stream&, const RouterLossArgs&, Workspace);
 Status run(Backend&, Stream&, const RouteBackwardArgs&);
 Status run(Backend&, Stream&, const ExpertBackwardArgs&, Workspace);
 Status run(Backend&, Stream&, const LinearBackwardArgs&);
+Status run(Backend&, Stream&, const PackHeadsArgs&);
+Status run(Backend&, Stream&, const UnpackHeadsArgs&);
+Status run(Backend&, Stream&, const DenseAttentionArgs&, Workspace);
 
 }  // namespace longhaul

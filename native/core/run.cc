@@ -112,5 +112,14 @@ Status run(Backend& b, Stream& s, const ExpertBackwardArgs& a, Workspace w) {
 Status run(Backend& b, Stream& s, const LinearBackwardArgs& a) {
   return call(b, s, "linear_backward", b.ops().linear_backward, a);
 }
+Status run(Backend& b, Stream& s, const PackHeadsArgs& a) {
+  return call(b, s, "pack_heads", b.ops().pack_heads, a);
+}
+Status run(Backend& b, Stream& s, const UnpackHeadsArgs& a) {
+  return call(b, s, "unpack_heads", b.ops().unpack_heads, a);
+}
+Status run(Backend& b, Stream& s, const DenseAttentionArgs& a, Workspace w) {
+  return call(b, s, "dense_attention", b.ops().dense_attention, b.ops().dense_attention_workspace, a, w);
+}
 
 }  // namespace longhaul

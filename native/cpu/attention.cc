@@ -115,7 +115,8 @@ struct Geometry {
   // Keys that row `row` of the tile sees.
   int32_t visible(const Tile& tile, int32_t row) const {
     const int32_t query = (tile.first_row + row) / group;
-    return std::max(tile.length() - tile.view->row_count + query + 1, 0);
+    const int32_t length = tile.length();
+    return std::clamp(length - tile.view->row_count + query + 1 + tile.view->ahead, 0, length);
   }
 
   int32_t chunks(const Tile& tile) const { return chunks_of(visible(tile, tile.rows - 1)); }

@@ -42,6 +42,9 @@ constexpr Ops kOps = {
     .route_backward = route_backward,
     .expert_backward = expert_backward,
     .linear_backward = linear_backward,
+    .pack_heads = pack_heads,
+    .unpack_heads = unpack_heads,
+    .dense_attention = dense_attention,
     .gemm_workspace = gemm_workspace,
     .attention_workspace = attention_workspace,
     .score_keys_workspace = score_keys_workspace,
@@ -53,6 +56,7 @@ constexpr Ops kOps = {
     .expert_expand_workspace = expert_expand_workspace,
     .router_loss_workspace = router_loss_workspace,
     .expert_backward_workspace = expert_backward_workspace,
+    .dense_attention_workspace = dense_attention_workspace,
 };
 
 constexpr size_t kLine = 64;

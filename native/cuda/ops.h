@@ -33,6 +33,9 @@ Status router_loss(Stream&, const RouterLossArgs&, Workspace);
 Status route_backward(Stream&, const RouteBackwardArgs&);
 Status expert_backward(Stream&, const ExpertBackwardArgs&, Workspace);
 Status linear_backward(Stream&, const LinearBackwardArgs&);
+Status pack_heads(Stream&, const PackHeadsArgs&);
+Status unpack_heads(Stream&, const UnpackHeadsArgs&);
+Status dense_attention(Stream&, const DenseAttentionArgs&, Workspace);
 
 size_t gemm_workspace(const GemmArgs&);
 size_t attention_workspace(const AttentionArgs&);
@@ -45,6 +48,7 @@ size_t expert_shrink_workspace(const ExpertShrinkArgs&);
 size_t expert_expand_workspace(const ExpertExpandArgs&);
 size_t router_loss_workspace(const RouterLossArgs&);
 size_t expert_backward_workspace(const ExpertBackwardArgs&);
+size_t dense_attention_workspace(const DenseAttentionArgs&);
 
 // The table of these launchers.
 extern const Ops kOps;

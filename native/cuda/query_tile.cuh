@@ -16,6 +16,7 @@ struct QueryTile {
   int32_t head = 0;   // KV head
   int32_t group = 0;
   int32_t length = 0;              // rows held by the head
+  int32_t ahead = 0;               // CacheView::ahead
   const int32_t* pages = nullptr;  // the head's row of the page table
 
   // Row of the step and head of the tile's row.
@@ -25,7 +26,7 @@ struct QueryTile {
   }
   // Cache rows that the tile's row sees: all, when the queries are not in the cache (row_count 0).
   __device__ __forceinline__ int32_t visible(int32_t row) const {
-    return min(max(length - row_count + (first + row) / group + 1, 0), length);
+    return min(max(length - row_count + (first + row) / group + 1 + ahead, 0), length);
   }
 };
 
@@ -39,6 +40,7 @@ __device__ __forceinline__ QueryTile query_tile_of(const CacheView& view, int32_
   tile.head = head;
   tile.group = group;
   tile.length = view.length[head];
+  tile.ahead = view.ahead;
   tile.pages = view.page_table + static_cast<int64_t>(head) * view.max_pages;
   return tile;
 }

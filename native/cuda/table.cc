@@ -30,6 +30,9 @@ const Ops kOps = {
     .route_backward = route_backward,
     .expert_backward = expert_backward,
     .linear_backward = linear_backward,
+    .pack_heads = pack_heads,
+    .unpack_heads = unpack_heads,
+    .dense_attention = dense_attention,
     .gemm_workspace = gemm_workspace,
     .attention_workspace = attention_workspace,
     .score_keys_workspace = score_keys_workspace,
@@ -41,6 +44,7 @@ const Ops kOps = {
     .expert_expand_workspace = expert_expand_workspace,
     .router_loss_workspace = router_loss_workspace,
     .expert_backward_workspace = expert_backward_workspace,
+    .dense_attention_workspace = dense_attention_workspace,
 };
 
 }  // namespace longhaul::cuda

@@ -35,7 +35,7 @@ Status attention(Stream&, const AttentionArgs& a, Workspace) {
       for (int32_t h = kv * group; h < (kv + 1) * group; ++h) {
         for (int32_t i = 0; i < view.row_count; ++i) {
           const int64_t row = view.row_begin + i;
-          const int32_t visible = std::max(length - view.row_count + i + 1, 0);
+          const int32_t visible = std::clamp(length - view.row_count + i + 1 + view.ahead, 0, length);
           load_row(a.q, row_at(a.q, row, h), q);
           scores.resize(static_cast<size_t>(visible));
           for (int32_t j = 0; j < visible; ++j) {

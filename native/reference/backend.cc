@@ -46,6 +46,9 @@ constexpr Ops kOps = {
     .route_backward = reference::route_backward,
     .expert_backward = reference::expert_backward,
     .linear_backward = reference::linear_backward,
+    .pack_heads = reference::pack_heads,
+    .unpack_heads = reference::unpack_heads,
+    .dense_attention = reference::dense_attention,
     .gemm_workspace = no_workspace,
     .attention_workspace = no_workspace,
     .score_keys_workspace = no_workspace,
@@ -57,6 +60,7 @@ constexpr Ops kOps = {
     .expert_expand_workspace = no_workspace,
     .router_loss_workspace = no_workspace,
     .expert_backward_workspace = no_workspace,
+    .dense_attention_workspace = no_workspace,
 };
 
 class ReferenceBackend : public Backend {

@@ -33,5 +33,8 @@ Status router_loss(Stream&, const RouterLossArgs&, Workspace);
 Status route_backward(Stream&, const RouteBackwardArgs&);
 Status expert_backward(Stream&, const ExpertBackwardArgs&, Workspace);
 Status linear_backward(Stream&, const LinearBackwardArgs&);
+Status pack_heads(Stream&, const PackHeadsArgs&);
+Status unpack_heads(Stream&, const UnpackHeadsArgs&);
+Status dense_attention(Stream&, const DenseAttentionArgs&, Workspace);
 
 }  // namespace longhaul::reference
