@@ -135,6 +135,10 @@ Status check(const AttentionArgs& a) {
   check_heads(c, a.q.shape[1], a.kv_heads);
   c.tensor("out", a.out, kF32OrBf16, {a.q.shape[0], a.q.shape[1], a.q.shape[2]});
   if (a.lse) c.dense("lse", a.lse, kOnlyF32, {a.q.shape[0], a.q.shape[1]});
+  if (a.state) {
+    c.dense("state", a.state, kOnlyF32, {a.q.shape[0], a.q.shape[1], 2});
+    c.require(a.role == RowRole::kBlock, "state is given for rows of blocks only");
+  }
   check_pages(c, a.pages, a.q.shape[2]);
   c.require(a.scale > 0, "scale must be positive");
   c.require(a.max_length >= 1, "max_length must be at least 1", a.max_length);

@@ -47,6 +47,7 @@ Status check(const DenseAttentionArgs& a) {
   c.require(a.key_pages >= 0, "key_pages must not be negative", a.key_pages);
   c.tensor("out", a.out, a.accumulate ? kOnlyF32 : kF32OrBf16, {a.q.shape[0], heads, dim});
   c.dense("lse", a.lse, kOnlyF32, {a.q.shape[0], heads});
+  if (a.state || a.accumulate) c.dense("state", a.state, kOnlyF32, {a.q.shape[0], heads, 2});
   c.require(a.scale > 0, "scale must be positive");
   return c.status();
 }

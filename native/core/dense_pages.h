@@ -9,11 +9,11 @@
 namespace longhaul {
 
 struct DensePages {
-  Tensor k, v;            // [key_pages * kv_heads, kPageRows, dim]; page p of head h is number p * kv_heads + h
-  Tensor page_table;      // [spans, kv_heads, max_pages] i32
-  Tensor lengths;         // [spans, kv_heads] i32
-  Tensor views;           // CacheView [spans], as bytes
-  Tensor part, part_lse;  // to accumulate: the state over these keys alone
+  Tensor k, v;        // [key_pages * kv_heads, kPageRows, dim]; page p of head h is number p * kv_heads + h
+  Tensor page_table;  // [spans, kv_heads, max_pages] i32
+  Tensor lengths;     // [spans, kv_heads] i32
+  Tensor views;       // CacheView [spans], as bytes
+  Tensor part, part_state;  // to accumulate: out and state over these keys alone
 
   static DensePages lay_out(Arena& arena, const DenseAttentionArgs& a) {
     const int64_t kv_heads = a.k.shape[1];
@@ -27,7 +27,7 @@ struct DensePages {
     p.views = arena.take(DType::kU8, {static_cast<int64_t>(a.span_count * sizeof(CacheView))});
     if (a.accumulate) {
       p.part = arena.take(DType::kF32, {a.q.shape[0], a.q.shape[1], dim});
-      p.part_lse = arena.take(DType::kF32, {a.q.shape[0], a.q.shape[1]});
+      p.part_state = arena.take(DType::kF32, {a.q.shape[0], a.q.shape[1], 2});
     }
     return p;
   }
@@ -50,7 +50,8 @@ struct DensePages {
             .sequences = a.span_count,
             .q = a.q,
             .out = a.accumulate ? part : a.out,
-            .lse = a.accumulate ? part_lse : a.lse,
+            .lse = a.accumulate ? Tensor() : a.lse,
+            .state = a.accumulate ? part_state : a.state,
             .kv_heads = static_cast<int32_t>(a.k.shape[1]),
             .scale = a.scale,
             .max_length = a.max_keys,

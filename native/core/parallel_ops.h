@@ -46,9 +46,9 @@ struct AttentionSpan {
 };
 
 // Attention over keys and values as they come from another rank. A row of q is in one span at most.
-// `accumulate`: out and lse hold the state of these queries over other keys, and become that over both: ring
-// attention's merge, in f32. Otherwise a row that sees no key gets out 0 and lse -inf. A row's bits depend on
-// nothing but its query and the keys it sees.
+// `accumulate`: out and state hold what these queries saw of other keys, and become that of both: ring
+// attention's merge, in f32. Otherwise a row that sees no key gets out 0, lse -inf and sum 0. A row's bits
+// depend on nothing but its query and the keys it sees.
 struct DenseAttentionArgs {
   Tensor q;                              // [rows, heads, dim] f32 or act, after RoPE
   Tensor k, v;                           // [keys, kv_heads, dim] f32, bf16 or f16
@@ -58,6 +58,7 @@ struct DenseAttentionArgs {
   int64_t key_pages = 0;  // sum over spans of ceil(k_count / kPageRows)
   Tensor out;             // [rows, heads, dim] f32 or act; f32 to accumulate
   Tensor lse;             // [rows, heads] f32: log of the sum of exp(scaled scores)
+  Tensor state;           // as AttentionArgs::state; optional unless to accumulate
   float scale = 0;
   bool accumulate = false;
 };

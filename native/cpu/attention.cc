@@ -221,6 +221,11 @@ class Worker {
         g_.a.lse.as<float>()[row * g_.a.lse.stride[0] + head] =
             (total.max[r] + std::log2(total.sum[r])) * std::numbers::ln2_v<float>;
       }
+      if (g_.a.state) {
+        auto* const pair = reinterpret_cast<float*>(row_at(g_.a.state, row, head));
+        pair[0] = total.max[r];
+        pair[1] = total.sum[r];
+      }
     }
   }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numbers>
 
 #include "core/dense_pages.h"
 #include "cpu/backend.h"
@@ -64,15 +65,23 @@ void fill_nothing(const DenseAttentionArgs& a) {
     for (int64_t h = 0; h < a.out.shape[1]; ++h) std::memset(row_at(a.out, row, h), 0, bytes);
   }
   std::fill_n(a.lse.as<float>(), a.lse.elements(), kNothing);
+  for (int64_t i = 0; a.state && i < a.lse.elements(); ++i) {
+    a.state.as<float>()[2 * i] = kNothing;
+    a.state.as<float>()[2 * i + 1] = 0;
+  }
 }
 
 // Ring attention's update: out moves towards the part by the share of all weight that the part has.
-void merge_row(const float* part, float part_lse, float* out, float* lse, int64_t dim) {
-  if (part_lse == kNothing) return;
-  const bool first = *lse == kNothing;
-  const float share = first ? 1.0f : 1 / (1 + std::exp(*lse - part_lse));
-  for (int64_t d = 0; d < dim; ++d) out[d] = first ? part[d] : out[d] + share * (part[d] - out[d]);
-  *lse = first ? part_lse : std::max(*lse, part_lse) + std::log1p(std::exp(-std::fabs(*lse - part_lse)));
+void merge_row(const float* part, const float* part_state, float* out, float* state, float* lse, int64_t dim) {
+  if (part_state[1] == 0) return;  // saw nothing: such a part may hold anything
+  const float largest = std::max(state[1] == 0 ? kNothing : state[0], part_state[0]);
+  const float before = state[1] == 0 ? 0 : state[1] * std::exp2(state[0] - largest);
+  const float more = part_state[1] * std::exp2(part_state[0] - largest);
+  const float share = more / (before + more);
+  for (int64_t d = 0; d < dim; ++d) out[d] = before == 0 ? part[d] : out[d] + share * (part[d] - out[d]);
+  state[0] = largest;
+  state[1] = before + more;
+  *lse = (state[0] + std::log2(state[1])) * std::numbers::ln2_v<float>;
 }
 
 void merge_part(CpuStream& stream, const DenseAttentionArgs& a, const DensePages& pages) {
@@ -83,8 +92,9 @@ void merge_part(CpuStream& stream, const DenseAttentionArgs& a, const DensePages
       const int64_t row = a.spans[s].q_begin + i;
       for (int64_t h = 0; h < heads; ++h) {
         const int64_t slot = row * heads + h;
-        merge_row(pages.part.as<float>() + slot * dim, pages.part_lse.as<float>()[slot],
-                  reinterpret_cast<float*>(row_at(a.out, row, h)), a.lse.as<float>() + slot, dim);
+        merge_row(pages.part.as<float>() + slot * dim, pages.part_state.as<float>() + slot * 2,
+                  reinterpret_cast<float*>(row_at(a.out, row, h)), a.state.as<float>() + slot * 2,
+                  a.lse.as<float>() + slot, dim);
       }
     });
   }

@@ -70,6 +70,7 @@ AttentionParams::AttentionParams(const AttentionArgs& a)
       q(a.q),
       out(a.out),
       lse(a.lse.as<float>()),
+      state(a.state.as<float>()),
       rows(static_cast<int32_t>(a.q.shape[0])),
       heads(static_cast<int32_t>(a.q.shape[1])),
       kv_heads(a.kv_heads),

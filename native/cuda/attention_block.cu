@@ -123,9 +123,10 @@ __global__ void __launch_bounds__(kThreads, 2) attend_block(const __grid_constan
           store_pair(p.out, step_row, head, column, out[r][c][h * 2] * inverse, out[r][c][h * 2 + 1] * inverse);
         }
       }
-      if (p.lse != nullptr && lane % 4 == 0) {
-        p.lse[static_cast<int64_t>(step_row) * p.heads + head] =
-            log2_sum(state[r].max[h], state[r].sum[h]) * kLn2;
+      if (lane % 4 == 0) {
+        const int64_t slot = static_cast<int64_t>(step_row) * p.heads + head;
+        if (p.lse != nullptr) p.lse[slot] = log2_sum(state[r].max[h], state[r].sum[h]) * kLn2;
+        store_state(p, slot, state[r].max[h], state[r].sum[h]);
       }
     }
   }

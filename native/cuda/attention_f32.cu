@@ -156,6 +156,7 @@ __device__ __forceinline__ void attend(const AttentionParams& p, Storage<T, kDim
       } else {
         store(p.out, step_row, head, column, x);
         if (column == 0 && p.lse != nullptr) p.lse[slot] = lse;
+        if (column == 0) store_state(p, slot, smem.max[row], total);
       }
     }
   }

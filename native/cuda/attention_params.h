@@ -37,7 +37,8 @@ struct AttentionParams {
   int32_t sequences = 0;
   RowTensor q;
   RowTensor out;
-  float* lse = nullptr;  // [rows, heads], or null
+  float* lse = nullptr;    // [rows, heads], or null
+  float* state = nullptr;  // [rows, heads, 2], or null: AttentionArgs::state
   // Partial states of a split cache, when there is more than one split: [splits, rows, heads, dim] and without
   // dim.
   float* parts = nullptr;

@@ -239,8 +239,10 @@ __device__ __forceinline__ void consume(Storage<kDim>& smem, const AttentionPara
       store_pair(p.out, step_row, head, c * 8 + lane % 4 * 2, out[c * 4 + h * 2] * inverse,
                  out[c * 4 + h * 2 + 1] * inverse);
     }
-    if (p.lse != nullptr && lane % 4 == 0) {
-      p.lse[static_cast<int64_t>(step_row) * p.heads + head] = log2_sum(state.max[h], state.sum[h]) * kLn2;
+    if (lane % 4 == 0) {
+      const int64_t slot = static_cast<int64_t>(step_row) * p.heads + head;
+      if (p.lse != nullptr) p.lse[slot] = log2_sum(state.max[h], state.sum[h]) * kLn2;
+      store_state(p, slot, state.max[h], state.sum[h]);
     }
   }
 }

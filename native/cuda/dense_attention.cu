@@ -3,6 +3,7 @@
 #include "cuda/attention_params.h"
 #include "cuda/element.cuh"
 #include "cuda/ops.h"
+#include "cuda/query_tile.cuh"
 #include "cuda/softmax_state.cuh"
 #include "cuda/stream.h"
 
@@ -107,37 +108,58 @@ __global__ void __launch_bounds__(kThreads) page_in(const PageInParams p) {
   }
 }
 
-// The state of rows that saw no key. Without `out` only its lse, which says enough.
-__global__ void __launch_bounds__(kThreads)
-    start(RowTensor out, float* lse, int64_t slots, int32_t heads, int32_t dim) {
+// What queries hold: out is f32 where it is merged.
+struct HeldParams {
+  RowTensor out;  // without data: only the state is of interest
+  float* lse;     // [slots], or null
+  float* state;   // [slots, 2], or null
+  int64_t slots;  // rows x heads
+  int32_t heads;
+  int32_t dim;
+};
+
+// A row that saw no key.
+__global__ void __launch_bounds__(kThreads) start(const HeldParams p) {
   const int64_t slot = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
-  if (slot >= slots) return;
+  if (slot >= p.slots) return;
   const auto lane = static_cast<int32_t>(threadIdx.x % 32);
-  if (lane == 0) lse[slot] = kNoScore;
-  if (out.data == nullptr) return;
-  for (int32_t c = lane; c < dim; c += 32) {
-    store(out, static_cast<int32_t>(slot / heads), static_cast<int32_t>(slot % heads), c, 0.0f);
+  if (lane == 0 && p.lse != nullptr) p.lse[slot] = kNoScore;
+  if (lane == 0 && p.state != nullptr) {
+    p.state[2 * slot] = kNoScore;
+    p.state[2 * slot + 1] = 0;
+  }
+  if (p.out.data == nullptr) return;
+  for (int32_t c = lane; c < p.dim; c += 32) {
+    store(p.out, static_cast<int32_t>(slot / p.heads), static_cast<int32_t>(slot % p.heads), c, 0.0f);
   }
 }
 
 // Ring attention's update: out moves towards the part by the share of all weight that the part has.
-__global__ void __launch_bounds__(kThreads) merge_part(const float* part, const float* part_lse, RowTensor out,
-                                                       float* lse, int64_t slots, int32_t heads, int32_t dim) {
+__global__ void __launch_bounds__(kThreads)
+    merge_part(const float* part, const float* part_state, const HeldParams p) {
   const int64_t slot = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
-  if (slot >= slots) return;
+  if (slot >= p.slots) return;
   const auto lane = static_cast<int32_t>(threadIdx.x % 32);
-  const float before = lse[slot];
-  const float more = part_lse[slot];
-  if (more == kNoScore) return;
-  const bool first = before == kNoScore;
-  const float share = first ? 1.0f : 1.0f / (1.0f + expf(before - more));
-  float* const row = at<float>(out, static_cast<int32_t>(slot / heads), static_cast<int32_t>(slot % heads));
-  for (int32_t c = lane; c < dim; c += 32) {
-    const float x = part[slot * dim + c];
-    row[c] = first ? x : fmaf(share, x - row[c], row[c]);
+  const float part_max = part_state[2 * slot];
+  const float part_sum = part_state[2 * slot + 1];
+  if (part_sum == 0) return;  // saw nothing: such a part may hold anything
+  const float sum = p.state[2 * slot + 1];
+  const float max = sum == 0 ? kNoScore : p.state[2 * slot];
+  const float top = fmaxf(max, part_max);
+  const float before = sum == 0 ? 0.0f : sum * exp2f(max - top);
+  const float more = part_sum * exp2f(part_max - top);
+  const float share = more / (before + more);
+  float* const row =
+      at<float>(p.out, static_cast<int32_t>(slot / p.heads), static_cast<int32_t>(slot % p.heads));
+  for (int32_t c = lane; c < p.dim; c += 32) {
+    const float x = part[slot * p.dim + c];
+    row[c] = before == 0 ? x : fmaf(share, x - row[c], row[c]);
   }
   __syncwarp();
-  if (lane == 0) lse[slot] = first ? more : fmaxf(before, more) + log1pf(expf(-fabsf(before - more)));
+  if (lane != 0) return;
+  p.state[2 * slot] = top;
+  p.state[2 * slot + 1] = before + more;
+  p.lse[slot] = log2_sum(top, before + more) * kLn2;
 }
 
 cudaError_t launch_page_in(const DenseAttentionArgs& a, const DensePages& pages, cudaStream_t stream) {
@@ -177,23 +199,28 @@ Status dense_attention(Stream& stream, const DenseAttentionArgs& a, Workspace wo
   Arena arena(workspace.data);
   const Scratch scratch = Scratch::lay_out(arena, a);
   const AttentionArgs attend = scratch.pages.attention(a);
-  const auto heads = static_cast<int32_t>(a.q.shape[1]);
-  const auto dim = static_cast<int32_t>(a.q.shape[2]);
-  const int64_t slots = a.q.shape[0] * heads;
-  if (slots == 0) return {};
-  const dim3 grid = grid_of(divide_up(slots, kWarps));
-  LONGHAUL_TRY(cuda.launched(
-      launch(start, grid, dim3(kThreads), 0, cuda.handle(), a.accumulate ? RowTensor() : RowTensor(a.out),
-             attend.lse.as<float>(), slots, heads, dim),
-      "dense_attention"));
-  if (a.span_count == 0) return {};
+  const HeldParams held{.out = RowTensor(a.out),
+                        .lse = a.lse.as<float>(),
+                        .state = a.state.as<float>(),
+                        .slots = a.q.shape[0] * a.q.shape[1],
+                        .heads = static_cast<int32_t>(a.q.shape[1]),
+                        .dim = static_cast<int32_t>(a.q.shape[2])};
+  if (held.slots == 0) return {};
+  const dim3 grid = grid_of(divide_up(held.slots, kWarps));
+  HeldParams fresh = held;
+  if (a.accumulate) {
+    fresh.out = RowTensor();
+    fresh.lse = nullptr;
+    fresh.state = attend.state.as<float>();
+  }
+  LONGHAUL_TRY(cuda.launched(launch(start, grid, dim3(kThreads), 0, cuda.handle(), fresh), "dense_attention"));
+  if (a.span_count == 0 || a.key_pages == 0) return {};
   LONGHAUL_TRY(cuda.launched(launch_page_in(a, scratch.pages, cuda.handle()), "dense_attention"));
-  if (a.key_pages > 0) LONGHAUL_TRY(attention(stream, attend, scratch.attention));
+  LONGHAUL_TRY(attention(stream, attend, scratch.attention));
   if (!a.accumulate) return {};
-  return cuda.launched(
-      launch(merge_part, grid, dim3(kThreads), 0, cuda.handle(), scratch.pages.part.as<float>(),
-             scratch.pages.part_lse.as<float>(), RowTensor(a.out), a.lse.as<float>(), slots, heads, dim),
-      "dense_attention");
+  return cuda.launched(launch(merge_part, grid, dim3(kThreads), 0, cuda.handle(),
+                              scratch.pages.part.as<float>(), attend.state.as<float>(), held),
+                       "dense_attention");
 }
 
 }  // namespace longhaul::cuda

@@ -72,6 +72,13 @@ __device__ __forceinline__ void store(const RowTensor& t, int32_t row, int32_t h
   }
 }
 
+// A row's softmax, for whoever merges it with others.
+__device__ __forceinline__ void store_state(const AttentionParams& p, int64_t slot, float max, float sum) {
+  if (p.state == nullptr) return;
+  p.state[2 * slot] = max;
+  p.state[2 * slot + 1] = sum;
+}
+
 // Two neighbouring numbers to a row of f32 or bf16, whatever its alignment.
 __device__ __forceinline__ void store_pair(const RowTensor& t, int32_t row, int32_t head, int32_t column,
                                            float x, float y) {

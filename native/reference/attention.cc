@@ -51,6 +51,7 @@ Status attention(Stream&, const AttentionArgs& a, Workspace) {
           }
           store_row(a.out, row_at(a.out, row, h), out);
           if (a.lse) store(a.lse.data, a.lse.dtype, row * a.lse.stride[0] + h, 1, &lse);
+          if (a.state) store_state(a.state, row, h, lse);
         }
       }
     }

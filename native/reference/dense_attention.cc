@@ -26,13 +26,13 @@ Status dense_attention(Stream&, const DenseAttentionArgs& a, Workspace) {
     const AttentionSpan span =
         span_of[static_cast<size_t>(row)] ? *span_of[static_cast<size_t>(row)] : AttentionSpan{};
     const int64_t visible = std::clamp<int64_t>(span.offset + row - span.q_begin + 1, 0, span.k_count);
+    if (a.accumulate && visible == 0) continue;
     for (int64_t h = 0; h < heads; ++h) {
       // A state that is there counts as one more key: its score is its lse, its value is what it holds.
       double lse = kNothing;
       std::fill(out.begin(), out.end(), 0);
-      float* const stored_lse = a.lse.as<float>() + row * heads + h;
-      if (a.accumulate && static_cast<double>(*stored_lse) != kNothing) {
-        lse = *stored_lse;
+      if (a.accumulate && load_state(a.state, row, h) != kNothing) {
+        lse = load_state(a.state, row, h);
         load_row(a.out, row_at(a.out, row, h), out);
       }
       load_row(a.q, row_at(a.q, row, h), q);
@@ -57,7 +57,9 @@ Status dense_attention(Stream&, const DenseAttentionArgs& a, Workspace) {
         for (double& x : out) x /= sum;
       }
       store_row(a.out, row_at(a.out, row, h), out);
-      *stored_lse = static_cast<float>(sum > 0 ? largest + std::log(sum) : kNothing);
+      lse = sum > 0 ? largest + std::log(sum) : kNothing;
+      store(a.lse.data, a.lse.dtype, row * heads + h, 1, &lse);
+      if (a.state) store_state(a.state, row, h, lse);
     }
   }
   return Status();

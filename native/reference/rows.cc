@@ -1,5 +1,9 @@
 #include "reference/rows.h"
 
+#include <cmath>
+#include <limits>
+#include <numbers>
+
 namespace longhaul::reference {
 namespace {
 
@@ -50,6 +54,18 @@ std::vector<double> load_head(const Tensor& pages, const CacheView& view, int32_
     load(pages.data, pages.dtype, slot_of(view, head, r) * dim, dim, out.data() + r * dim);
   }
   return out;
+}
+
+void store_state(const Tensor& state, int64_t row, int64_t head, double lse) {
+  float* const pair = state.as<float>() + row_at(state, row, head);
+  pair[0] = static_cast<float>(lse * std::numbers::log2e);
+  pair[1] = std::isinf(lse) ? 0.0f : static_cast<float>(std::exp2(lse * std::numbers::log2e - double{pair[0]}));
+}
+
+double load_state(const Tensor& state, int64_t row, int64_t head) {
+  const float* const pair = state.as<float>() + row_at(state, row, head);
+  return pair[1] == 0 ? -std::numeric_limits<double>::infinity()
+                      : (double{pair[0]} + std::log2(double{pair[1]})) * std::numbers::ln2;
 }
 
 double dot(const double* a, const double* b, int64_t count) {

@@ -43,6 +43,12 @@ inline int64_t slot_of(const CacheView& view, int32_t head, int32_t row) {
 // Rows [0, rows) of one head, one behind the other.
 std::vector<double> load_head(const Tensor& pages, const CacheView& view, int32_t head, int32_t rows);
 
+// A softmax over scores with this lse, as AttentionArgs::state has it: the same whatever m was taken out, so m
+// is the lse itself in base 2, rounded, and the sum makes up for the rounding.
+void store_state(const Tensor& state, int64_t row, int64_t head, double lse);
+// And back.
+double load_state(const Tensor& state, int64_t row, int64_t head);
+
 double dot(const double* a, const double* b, int64_t count);
 
 // Rotates the pairs (i, i + dim / 2) of x.

@@ -84,8 +84,8 @@ LONGHAUL_INLINE const typename Values::Type* chunk_row(const void* const* pages,
 // the dimensions in order, or eight of them in QueryForm::kQuads, whatever the other rows are.
 void score_tile(const ScoreTile& tile);
 
-// Largest of a row's first n scores, and the sum of 2^(score - max). `store_at(i, p)` takes these powers, of
-// kPower keys at a time, 0 beyond n.
+// Largest of a row's first n scores, rounded up, and the sum of 2^(score - max). `store_at(i, p)` takes these
+// powers, of kPower keys at a time, 0 beyond n.
 template <int kPower, class Store>
 LONGHAUL_INLINE void softmax_row(float* scores, int n, float* max, float* sum, Store store_at) {
   constexpr int kStep = kPower * kLanes;
@@ -95,7 +95,9 @@ LONGHAUL_INLINE void softmax_row(float* scores, int n, float* max, float* sum, S
   for (int i = kLanes; i < end; i += kLanes) {
     largest = longhaul::LONGHAUL_ISA_NAMESPACE::max(largest, load(scores + i));
   }
-  *max = reduce_max(largest);
+  // A whole number: parts of a row with other maxima then have the very same powers, scaled by powers of two,
+  // and differ in the order of sums only.
+  *max = __builtin_ceilf(reduce_max(largest));
   const Vec shift = splat(*max);
   Vec total = zero();
   for (int i = 0; i < end; i += kStep) {

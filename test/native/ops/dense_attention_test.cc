@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 
 #include "ops/device.h"
 #include "ops/tolerance.h"
@@ -20,7 +21,7 @@ INSTANTIATE_TEST_SUITE_P(Devices, DenseAttentionAgainstReference, ::testing::Val
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 struct DenseCase {
-  Array q, k, v, out, lse;
+  Array q, k, v, out, lse, state;
   std::vector<AttentionSpan> spans;
   float scale = 0;
   bool accumulate = false;
@@ -40,6 +41,8 @@ DenseCase dense_case(Random& random, const Shape& s, std::vector<AttentionSpan> 
   c.v = Array::normal(random, s.kv, {s.keys, s.kv_heads, s.dim}, 8);
   c.out = Array::normal(random, s.activation, c.q.shape, 4);
   c.lse = Array::normal(random, DType::kF32, {s.rows, s.kv_heads * s.group});
+  c.state = Array::normal(random, DType::kF32, {s.rows, s.kv_heads * s.group, 2});
+  for (int64_t i = 1; i < c.state.size(); i += 2) c.state.set(i, std::fabs(c.state.get(i)) + 0.1);
   c.spans = std::move(spans);
   c.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(s.dim)));
   return c;
@@ -60,6 +63,7 @@ DenseCase attend(Device& device, DenseCase c) {
   }
   args.out = p.out(c.out);
   args.lse = p.out(c.lse);
+  args.state = p.out(c.state);
   args.scale = c.scale;
   args.accumulate = c.accumulate;
   EXPECT_OK(run(device.backend(), device.stream(), args,
@@ -68,11 +72,24 @@ DenseCase attend(Device& device, DenseCase c) {
   return c;
 }
 
+// Whatever was taken out as the largest score, the sum makes it up.
+void expect_state(const DenseCase& c) {
+  for (int64_t i = 0; i < c.lse.size(); ++i) {
+    const double lse = (c.state.get(2 * i) + std::log2(c.state.get(2 * i + 1))) * std::numbers::ln2;
+    if (c.state.get(2 * i + 1) == 0) {
+      ASSERT_EQ(c.lse.get(i), -kInfinity) << i;
+    } else {
+      ASSERT_NEAR(c.lse.get(i), lse, 0x1p-21 * (1 + std::fabs(lse))) << i;
+    }
+  }
+}
+
 void expect_attention(const DenseCase& actual, const DenseCase& expected) {
   const bool bf16 = expected.q.dtype == DType::kBf16;
   const double steps = sum_steps(expected.q.shape[2]) + sum_steps(expected.k.shape[0]);
   expect_close(actual.out, expected.out, bf16 ? Bound{1, 1, DType::kBf16} : Bound{4, steps});
   expect_close(actual.lse, expected.lse, Bound{8, steps});
+  expect_state(actual);
 }
 
 // A query of the first span that is aligned at the end, one of a span whose keys are all in its past, one with
@@ -157,7 +174,23 @@ TEST_P(DenseAttentionTest, PiecesAccumulateToTheWhole) {
     const DenseCase expected = attend(reference(), whole);
     expect_close(pieces.out, expected.out, Bound{4, sum_steps(300) + 8});
     expect_close(pieces.lse, expected.lse, Bound{8, sum_steps(300) + 8});
+    expect_state(pieces);
   }
+}
+
+// Scores in the hundreds, whose lse f32 holds to 1e-5 at best: pieces still are within 1e-6 of the whole.
+TEST_P(DenseAttentionTest, LargeScoresLoseNothingInPieces) {
+  DenseCase whole = dense_case(random, {20, 300, 1, 2, 16}, {{0, 20, 0, 300, 280}});
+  for (int64_t i = 0; i < whole.q.size(); ++i) whole.q.set(i, std::round(whole.q.get(i) * 64));
+  for (int64_t i = 0; i < whole.k.size(); ++i) whole.k.set(i, std::round(whole.k.get(i) * 4) / 32);
+  const DenseCase expected = attend(device(), whole);
+  DenseCase pieces = whole;
+  for (int32_t begin = 0; begin < 300; begin += 60) {
+    pieces.spans = {{0, 20, begin, 60, 280 - begin}};
+    pieces.accumulate = begin > 0;
+    pieces = attend(device(), pieces);
+  }
+  for (int64_t i = 0; i < whole.out.size(); ++i) ASSERT_NEAR(pieces.out.get(i), expected.out.get(i), 1e-6);
 }
 
 TEST_P(DenseAttentionTest, AccumulatingLeavesOtherRowsAlone) {
@@ -176,18 +209,20 @@ TEST_P(DenseAttentionTest, AccumulatingLeavesOtherRowsAlone) {
   const DenseCase same = attend(device(), nothing);
   expect_same(same.out, c.out);
   expect_same(same.lse, c.lse);
+  expect_same(same.state, c.state);
 }
 
 TEST_P(DenseAttentionTest, AccumulatesLikeTheReference) {
   DenseCase c = dense_case(random, {12, 30, 1, 2, 24}, {{0, 12, 0, 30, 18}});
   c.accumulate = true;
-  c.lse.set(3, -kInfinity);  // a state that saw nothing, whose output is no number
+  c.state.set(7, 0);  // slot 3 saw nothing, and its output is no number
   for (int64_t d = 0; d < 24; ++d) c.out.set(3 * 24 + d, std::nan(""));
-  c.lse.set(4, 200);  // and one that weighs everything
+  c.state.set(8, 200);  // slot 4 weighs everything
   const DenseCase actual = attend(device(), c);
   const DenseCase expected = attend(reference(), c);
   expect_close(actual.out, expected.out, Bound{4, sum_steps(30) + 8});
   expect_close(actual.lse, expected.lse, Bound{8, sum_steps(30) + 8});
+  expect_state(actual);
 }
 
 // What Ulysses rests on: a head's bits are the same whichever heads and rows are computed with it.
@@ -232,6 +267,7 @@ TEST(DenseAttentionArguments, AreChecked) {
                                 .key_pages = 1,
                                 .out = tensor({2, 4, 8}),
                                 .lse = tensor({2, 4}),
+                                .state = tensor({2, 4, 2}),
                                 .scale = 1};
   EXPECT_OK(check(good));
   const auto refused = [&](auto change) {
@@ -244,6 +280,11 @@ TEST(DenseAttentionArguments, AreChecked) {
   EXPECT_TRUE(refused([&](auto& a) { a.spans = nullptr; }));
   EXPECT_TRUE(refused([&](auto& a) { a.lse = Tensor(); }));
   EXPECT_TRUE(refused([&](auto& a) { a.scale = 0; }));
+  EXPECT_TRUE(refused([&](auto& a) { a.state = tensor({2, 4}); }));
+  EXPECT_TRUE(refused([&](auto& a) {
+    a.state = Tensor();
+    a.accumulate = true;
+  }));
   EXPECT_TRUE(refused([&](auto& a) {
     a.out.dtype = DType::kBf16;
     a.accumulate = true;
