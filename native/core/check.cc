@@ -192,6 +192,19 @@ Status check(const KeyDiversityArgs& a) {
   return c.status();
 }
 
+Status check(const CombineScoresArgs& a) {
+  Checker c("combine_scores");
+  check_views(c, a.view, 1);
+  c.require(a.kv_heads >= 1, "kv_heads must be at least 1", a.kv_heads);
+  check_head_dim(c, a.pages.k.shape[2]);
+  check_pages(c, a.pages, a.pages.k.shape[2]);
+  c.tensor("scores", a.scores, kOnlyF32, {a.kv_heads, kAnyExtent});
+  if (a.other) c.tensor("other", a.other, kOnlyF32, {a.kv_heads, a.scores.shape[1]});
+  if (a.spans) c.dense("spans", a.spans, kOnlyI32, {kAnyExtent, 2});
+  c.require(a.ignore_last >= 0, "ignore_last must not be negative", a.ignore_last);
+  return c.status();
+}
+
 Status check(const SelectArgs& a) {
   Checker c("select");
   check_views(c, a.view, 1);

@@ -188,6 +188,22 @@ struct KeyDiversityArgs {
   int32_t ignore_last = 0;
 };
 
+// Two scores that measure different things, and where a row is from, as one. z(x) = (x - mean) / deviation over
+// the first length - ignore_last rows of all heads of the view, 0 where the deviation is 0:
+//     scores = z(scores) + weight * z(other) + bonus * [the row's position lies in a span]
+// A score that is no finite number counts in neither mean nor deviation, and gives NaN.
+struct CombineScoresArgs {
+  PageArrays pages;
+  const CacheView* view = nullptr;  // one sequence, device memory
+  Tensor scores;                    // [kv_heads, capacity] f32, written
+  Tensor other;                     // optional, [kv_heads, capacity] f32
+  Tensor spans;                     // optional, [spans, 2] i32: positions [begin, end), ascending and apart
+  int32_t kv_heads = 0;
+  int32_t ignore_last = 0;
+  float weight = 1;
+  float bonus = 0;
+};
+
 enum class SelectLevel : uint8_t {
   kPair,  // the best budget * kv_heads rows of the layer, over all heads
   kHead,  // the best `budget` rows of each head
@@ -299,6 +315,7 @@ struct Ops {
   Status (*truncate)(Stream&, const TruncateArgs&);
   Status (*score_keys)(Stream&, const ScoreKeysArgs&, Workspace);
   Status (*key_diversity)(Stream&, const KeyDiversityArgs&, Workspace);
+  Status (*combine_scores)(Stream&, const CombineScoresArgs&, Workspace);
   Status (*select)(Stream&, const SelectArgs&, Workspace);
   Status (*compact)(Stream&, const CompactArgs&);
   Status (*pack_positions)(Stream&, const PackPositionsArgs&);
@@ -324,6 +341,7 @@ struct Ops {
   size_t (*attention_workspace)(const AttentionArgs&);
   size_t (*score_keys_workspace)(const ScoreKeysArgs&);
   size_t (*key_diversity_workspace)(const KeyDiversityArgs&);
+  size_t (*combine_scores_workspace)(const CombineScoresArgs&);
   size_t (*select_workspace)(const SelectArgs&);
   size_t (*rank_rows_workspace)(const RankRowsArgs&);
   size_t (*sample_workspace)(const SampleArgs&);
@@ -348,6 +366,7 @@ Status check(const MergeStatesArgs&);
 Status check(const TruncateArgs&);
 Status check(const ScoreKeysArgs&);
 Status check(const KeyDiversityArgs&);
+Status check(const CombineScoresArgs&);
 Status check(const SelectArgs&);
 Status check(const CompactArgs&);
 Status check(const PackPositionsArgs&);
@@ -380,6 +399,7 @@ Status run(Backend&, Stream&, const MergeStatesArgs&);
 Status run(Backend&, Stream&, const TruncateArgs&);
 Status run(Backend&, Stream&, const ScoreKeysArgs&, Workspace);
 Status run(Backend&, Stream&, const KeyDiversityArgs&, Workspace);
+Status run(Backend&, Stream&, const CombineScoresArgs&, Workspace);
 Status run(Backend&, Stream&, const SelectArgs&, Workspace);
 Status run(Backend&, Stream&, const CompactArgs&);
 Status run(Backend&, Stream&, const PackPositionsArgs&);

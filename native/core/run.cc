@@ -70,6 +70,9 @@ Status run(Backend& b, Stream& s, const ScoreKeysArgs& a, Workspace w) {
 Status run(Backend& b, Stream& s, const KeyDiversityArgs& a, Workspace w) {
   return call(b, s, "key_diversity", b.ops().key_diversity, b.ops().key_diversity_workspace, a, w);
 }
+Status run(Backend& b, Stream& s, const CombineScoresArgs& a, Workspace w) {
+  return call(b, s, "combine_scores", b.ops().combine_scores, b.ops().combine_scores_workspace, a, w);
+}
 Status run(Backend& b, Stream& s, const SelectArgs& a, Workspace w) {
   return call(b, s, "select", b.ops().select, b.ops().select_workspace, a, w);
 }

@@ -20,9 +20,10 @@ Status attention(Stream&, const AttentionArgs&, Workspace);
 Status merge_states(Stream&, const MergeStatesArgs&);
 Status truncate(Stream&, const TruncateArgs&);
 
-// scoring.cc, selection.cc, cache.cc, pack_positions.cc, ranking.cc, copying.cc
+// scoring.cc, combine_scores.cc, selection.cc, cache.cc, pack_positions.cc, ranking.cc, copying.cc
 Status score_keys(Stream&, const ScoreKeysArgs&, Workspace);
 Status key_diversity(Stream&, const KeyDiversityArgs&, Workspace);
+Status combine_scores(Stream&, const CombineScoresArgs&, Workspace);
 Status select(Stream&, const SelectArgs&, Workspace);
 Status compact(Stream&, const CompactArgs&);
 Status pack_positions(Stream&, const PackPositionsArgs&);
@@ -50,6 +51,7 @@ size_t gemm_workspace(const GemmArgs&);
 size_t attention_workspace(const AttentionArgs&);
 size_t score_keys_workspace(const ScoreKeysArgs&);
 size_t key_diversity_workspace(const KeyDiversityArgs&);
+size_t combine_scores_workspace(const CombineScoresArgs&);
 size_t select_workspace(const SelectArgs&);
 size_t rank_rows_workspace(const RankRowsArgs&);
 size_t sample_workspace(const SampleArgs&);

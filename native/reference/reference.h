@@ -19,6 +19,7 @@ Status merge_states(Stream&, const MergeStatesArgs&);
 Status truncate(Stream&, const TruncateArgs&);
 Status score_keys(Stream&, const ScoreKeysArgs&, Workspace);
 Status key_diversity(Stream&, const KeyDiversityArgs&, Workspace);
+Status combine_scores(Stream&, const CombineScoresArgs&, Workspace);
 Status select(Stream&, const SelectArgs&, Workspace);
 Status compact(Stream&, const CompactArgs&);
 Status pack_positions(Stream&, const PackPositionsArgs&);

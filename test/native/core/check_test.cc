@@ -219,6 +219,17 @@ TEST_F(CheckTest, Eviction) {
   d.ignore_last = -1;
   rejects(d, "key_diversity: ignore_last must not be negative, got -1");
 
+  CombineScoresArgs both{.pages = pages(16), .view = kViews, .scores = f32({2, 100}), .kv_heads = 2};
+  accepts(both);
+  both.other = f32({2, 100});
+  both.spans = i32({3, 2});
+  accepts(both);
+  both.other = f32({2, 99});
+  rejects(both, "combine_scores: other is [2, 99], needs [2, 100]");
+  both.other = Tensor();
+  both.spans = i32({6});
+  rejects(both, "combine_scores: spans is [6], needs [*, 2]");
+
   SelectArgs c;
   c.view = kViews;
   c.kv_heads = 2;
