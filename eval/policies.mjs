@@ -65,10 +65,13 @@ export function readPolicies(text) {
 /** Every policy as it comes. */
 export const allPolicies = () => POLICIES.map((policy) => readPolicy(policy));
 
+const withEpisodes = ({ memory }, embed) => ({ ...memory, ...(embed === undefined ? {} : { embed }) });
+
 /** What a policy takes from the dialogue that it is to remember. */
 const FROM_DIALOGUE = {
   "patched-prompt": ({ prompt }) => ({ prompt }),
-  epicache: ({ memory }, embed) => ({ ...memory, ...(embed === undefined ? {} : { embed }) }),
+  epicache: withEpisodes,
+  episodic: withEpisodes,
 };
 
 /**

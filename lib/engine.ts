@@ -5,7 +5,13 @@ import { type DeviceName, requireDevice } from "./device.js";
 import { Dialogue } from "./dialogue.js";
 import { BatchedBuilder } from "./episodes/batched-builder.js";
 import { EpisodeCaches } from "./episodes/caches.js";
-import { type EpisodeSettings, toEpisodeSettings, unionOf } from "./episodes/options.js";
+import {
+  type EpisodeSettings,
+  type EpisodicPolicy,
+  isEpisodic,
+  toEpisodeSettings,
+  unionOf,
+} from "./episodes/options.js";
 import { PerEpisodeBuilder } from "./episodes/per-episode-builder.js";
 import { SharedBuilder } from "./episodes/shared-builder.js";
 import { type EpisodeContext, EpisodeStreams } from "./episodes/streams.js";
@@ -379,8 +385,9 @@ export class Engine {
     signal: AbortSignal | undefined,
   ): Promise<Streams> {
     const { runner, model, tokenizer, template } = this.#parts;
-    if (policy.policy === "epicache") {
-      const context = this.#episodes(toEpisodeSettings(memory), policy);
+    const { policy: name } = policy;
+    if (isEpisodic(name)) {
+      const context = this.#episodes(name, toEpisodeSettings(memory, name), policy);
       return new EpisodeStreams(context, new Dialogue(tokenizer, template, system, context.transcriptTokens));
     }
     const dialogue = new Dialogue(tokenizer, template, system, model.maxPositions);
@@ -388,12 +395,16 @@ export class Engine {
     return new SingleStream({ sequence, dialogue }, policy.policy, model.kvHeads);
   }
 
-  #episodes(settings: EpisodeSettings, policy: NativePolicy): EpisodeContext {
+  #episodes(name: EpisodicPolicy, settings: EpisodeSettings, policy: NativePolicy): EpisodeContext {
     const { runner, tokenizer, template, model } = this.#parts;
     const promptRows = settings.promptTokens ?? 0;
-    const scored: NativePolicy = { ...policy, policy: "patched-prompt", promptRows };
-    const create = (prompt: readonly number[]) =>
-      Sequence.create(runner, { ...scored, prompt: Int32Array.from(prompt) });
+    const scored: NativePolicy = {
+      ...policy,
+      policy: name === "epicache" ? "patched-prompt" : name,
+      promptRows,
+    };
+    const create = (prompt: readonly number[], own: readonly number[]) =>
+      Sequence.create(runner, { ...scored, prompt: Int32Array.from(prompt), own: Int32Array.from(own) });
     const embed = (signal: AbortSignal) =>
       settings.embed ?? ((texts: readonly string[]) => this.embed(texts, { signal }));
     const makeBuilder = {
@@ -406,7 +417,7 @@ export class Engine {
     const share = policy.positions === "packed" ? 1 : 2;
     const transcriptTokens = settings.transcript.maxTokens ?? Math.ceil(model.maxPositions / share);
     const caches = () => new EpisodeCaches(runner, settings.resident ?? Number.POSITIVE_INFINITY);
-    return { settings, tokenizer, template, model, embed, builder, caches, policy, transcriptTokens };
+    return { name, settings, tokenizer, template, model, embed, builder, caches, policy, transcriptTokens };
   }
 
   #requireAlive(signal?: AbortSignal): void {

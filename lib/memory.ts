@@ -17,6 +17,7 @@ export const POLICIES = [
   "kvzip",
   "patched-prompt",
   "epicache",
+  "episodic",
 ] as const;
 
 export const POSITIONS = ["absolute", "packed"] as const;
@@ -34,6 +35,8 @@ export const POSITIONS = ["absolute", "packed"] as const;
  * - `patched-prompt`: rows that the tokens of `prompt` attend to (EpiCache)
  * - `epicache`: as many caches as the history has episodes, each with the rows that the windows typical of its episode
  *   attend to; a question is answered from the cache of the episode that it is like (EpiCache)
+ * - `episodic`: the same episodes, but each cache keeps what is said in its own episode first, and of that the keys that
+ *   are least like the mean key of their head; with `representatives` also what their windows attend to
  */
 export type Policy = (typeof POLICIES)[number];
 
@@ -45,7 +48,7 @@ export type LayerDivision =
 
 /** What a conversation may hold. "Rows" are tokens of one KV head in one layer. */
 export interface MemoryOptions extends EpisodeOptions {
-  /** Default "full". */
+  /** Default "episodic" where there is a `budget`, else "full". */
   readonly policy?: Policy;
   /** Rows a KV head keeps after an eviction, in every layer or in each. Required for every policy but "full". */
   readonly budget?: number | readonly number[];
@@ -161,9 +164,12 @@ export interface PromptEncoder {
   instruct(instruction: string): number[];
 }
 
+const defaultPolicy = (options: MemoryOptions | undefined): Policy =>
+  options?.budget === undefined ? "full" : "episodic";
+
 /** The file of the profile that `layers` names; undefined when it names none, or the policy has no budget to divide. */
 export function namedProfile(options: MemoryOptions, directory: string): string | undefined {
-  const { policy = "full", layers } = options ?? {};
+  const { policy = defaultPolicy(options), layers } = options ?? {};
   const profile =
     layers === "profiled" ? true : (layers as { readonly profile?: unknown } | undefined)?.profile;
   if (profile === undefined || policy === "full") return undefined;
@@ -181,7 +187,7 @@ export function toNativePolicy(
   profiled?: readonly number[],
 ): NativePolicy & { readonly policy: Policy } {
   if (typeof options !== "object" || options === null) throw invalidOption("memory", "an object", options);
-  const policy = requireOneOf("memory.policy", options.policy ?? "full", POLICIES);
+  const policy = requireOneOf("memory.policy", options.policy ?? defaultPolicy(options), POLICIES);
   const count = (name: "block" | "tail" | "sinks" | "window" | "kernel", fallback: number, min = 1) =>
     requireInteger(`memory.${name}`, options[name] ?? fallback, min, MAX_INT32);
   return {
@@ -195,6 +201,7 @@ export function toNativePolicy(
     kernel: count("kernel", 5),
     prompt: Int32Array.from(promptIds(policy, options.prompt, model, encoder)),
     promptRows: 0,
+    own: new Int32Array(),
     promptAtLastPosition: false,
     positions: requireOneOf("memory.positions", options.positions ?? "absolute", POSITIONS),
   };

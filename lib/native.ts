@@ -46,6 +46,8 @@ export interface NativePolicy {
   readonly prompt: Int32Array;
   /** Reserved for the prompt, where it is shorter. */
   readonly promptRows: number;
+  /** Positions of an episode's own tokens: begin, end, begin, end, ... */
+  readonly own: Int32Array;
   readonly promptAtLastPosition: boolean;
   readonly positions: "absolute" | "packed";
 }

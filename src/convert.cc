@@ -19,8 +19,8 @@ Enum to_enum(const Napi::Object& object, const char* property, const char* const
   return static_cast<Enum>(found - std::begin(names));
 }
 
-constexpr const char* kPolicyNames[] = {"full",    "streaming",      "snapkv", "snapkv-refed",
-                                        "keydiff", "patched-prompt", "tova",   "kvzip"};
+constexpr const char* kPolicyNames[] = {"full",           "streaming", "snapkv", "snapkv-refed", "keydiff",
+                                        "patched-prompt", "tova",      "kvzip",  "episodic"};
 constexpr const char* kLevelNames[] = {"pair", "head"};
 constexpr const char* kPositionNames[] = {"absolute", "packed"};
 constexpr const char* kCacheDtypeNames[] = {"f32", "bf16", "f16"};  // the first of DType
@@ -105,6 +105,7 @@ MemoryPolicy to_memory_policy(const Napi::Object& object) {
           .pool_kernel = to_int32(object, "kernel"),
           .prompt = to_tokens(object.Get("prompt")),
           .prompt_rows = to_int32(object, "promptRows"),
+          .own = to_tokens(object.Get("own")),
           .prompt_at_last_position = to_flag(object, "promptAtLastPosition"),
           .positions = to_enum<PositionKind>(object, "positions", kPositionNames)};
 }
@@ -234,6 +235,7 @@ Napi::Object to_js(Napi::Env env, const MemoryPolicy& policy) {
   object.Set("kernel", number(env, policy.pool_kernel));
   object.Set("prompt", to_js(env, policy.prompt));
   object.Set("promptRows", number(env, policy.prompt_rows));
+  object.Set("own", to_js(env, policy.own));
   object.Set("promptAtLastPosition", policy.prompt_at_last_position);
   object.Set("positions", kPositionNames[static_cast<size_t>(policy.positions)]);
   return object;

@@ -14,6 +14,8 @@ const POLICY_TEXTS = {
     "keeps what a fixed prompt attends to: words that questions are made of, but none of the questions",
   epicache:
     "divides the conversation into episodes by topic and keeps a memory for each of them; a question goes to the episode that it is most like (EpiCache)",
+  episodic:
+    "the same episodes, but each memory keeps what was said in its own episode first, and of that the keys that are unlike the average key",
 };
 
 /** The policies of a result with what each does, as far as that is known here. */

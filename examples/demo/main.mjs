@@ -101,7 +101,9 @@ async function main() {
     // A question and its answer are a dozen tokens; the tail only has to hold one of them.
     const runs = options.policies.flatMap((policy) =>
       options.budgets.map((budget) => ({
-        ...(policy === "epicache" ? { ...episodicMemory(lexicon), episodes: options.episodes } : {}),
+        ...(["epicache", "episodic"].includes(policy)
+          ? { ...episodicMemory(lexicon), episodes: options.episodes }
+          : {}),
         policy,
         budget,
         block,

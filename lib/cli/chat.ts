@@ -1,3 +1,4 @@
+import { isEpisodic } from "../episodes/options.js";
 import { LonghaulError } from "../errors.js";
 import type { Conversation, Engine } from "../index.js";
 import { type Arguments, UsageError } from "./arguments.js";
@@ -69,8 +70,8 @@ async function readStart(values: Arguments) {
   const system = values.text("system");
   const path = values.text("history");
   const sample = values.text("sample");
-  if (memory.policy === "epicache" && path === undefined)
-    throw new UsageError("--policy epicache needs a --history, of which it makes its episodes");
+  if (isEpisodic(memory.policy ?? "full") && path === undefined)
+    throw new UsageError(`--policy ${memory.policy} needs a --history, of which it makes its episodes`);
   if (sample !== undefined && path === undefined) throw new UsageError("--sample needs a --history");
   const history = path === undefined ? undefined : await readHistory(path, sample);
   return async (engine: Engine, signal: AbortSignal): Promise<Conversation> => {

@@ -1,5 +1,6 @@
 import { DEVICES, type DeviceName, requireDevice } from "../device.js";
 import { BUILDERS } from "../episodes/builder.js";
+import { EPISODIC_POLICIES } from "../episodes/options.js";
 import { WINDOW_UNITS } from "../episodes/windows.js";
 import { type MemoryOptions, POLICIES, POSITIONS, parseBytes } from "../memory.js";
 import { type Arguments, type OptionSpecs, UsageError } from "./arguments.js";
@@ -147,25 +148,25 @@ export const memoryOptions: OptionSpecs = {
   episodes: {
     type: "string",
     value: "N",
-    help: "epicache: caches of ROWS each; MIN-MAX takes the number that divides the history best; default 4",
+    help: "episodic, epicache: caches of ROWS each; MIN-MAX takes the number that divides the history best; default 4",
     group: "Memory",
   },
   windows: {
     type: "string",
     value: WINDOW_UNITS.join("|"),
-    help: "epicache: what the history is cut into before it is clustered; default utterances",
+    help: "episodic, epicache: what the history is cut into before it is clustered; default utterances",
     group: "Memory",
   },
   "window-size": {
     type: "string",
     value: "N",
-    help: "epicache: that many of them a window; default 4 utterances, 8 sentences or 128 tokens",
+    help: "episodic, epicache: that many of them a window; default 4 utterances, 8 sentences or 128 tokens",
     group: "Memory",
   },
   representatives: {
     type: "string",
     value: "N",
-    help: "epicache: windows of an episode whose attention scores a block; default 8",
+    help: "episodic, epicache: windows of an episode whose attention scores a block; default 8, of episodic 0",
     group: "Memory",
   },
   "top-episodes": {
@@ -176,7 +177,7 @@ export const memoryOptions: OptionSpecs = {
   },
   "no-instruction": {
     type: "boolean",
-    help: "epicache: leave out the instruction in front of those windows",
+    help: "episodic, epicache: leave out the instruction in front of those windows",
     group: "Memory",
   },
   builder: {
@@ -228,7 +229,7 @@ export function readSamplingOptions(values: Arguments) {
 
 /** The option `memory` of `engine.conversation`. An option that the policy would ignore is a usage error. */
 export function readMemoryOptions(values: Arguments) {
-  const policy = values.choice("policy", POLICIES) ?? "full";
+  const policy = values.choice("policy", POLICIES) ?? (values.has("budget") ? "episodic" : "full");
   const evicting = POLICIES.filter((name) => name !== "full");
   for (const option of ["budget", "tail", "layers", "positions"]) belongsTo(values, policy, option, evicting);
   // The heads of these keep the same rows.
@@ -247,7 +248,7 @@ export function readMemoryOptions(values: Arguments) {
   if (policy === "patched-prompt" && !values.has("patched-prompt"))
     throw new UsageError("--policy patched-prompt needs a --patched-prompt");
   belongsTo(values, policy, "repeat-prompt", ["kvzip"]);
-  for (const option of EPISODE_OPTIONS) belongsTo(values, policy, option, ["epicache"]);
+  for (const option of EPISODE_OPTIONS) belongsTo(values, policy, option, EPISODIC_POLICIES);
   if (values.has("union") && values.text("builder") !== "shared")
     throw new UsageError("--union needs --builder shared");
   const windows = defined({

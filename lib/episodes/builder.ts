@@ -18,6 +18,8 @@ export interface BuildProgress {
 export interface BuildRequest {
   /** Token ids of each episode's patched prompt. */
   readonly prompts: readonly (readonly number[])[];
+  /** Positions of each episode's own tokens, `ownPositions`; none where the policy does not ask for them. */
+  readonly own: readonly (readonly number[])[];
   /** Token ids of the whole history. */
   readonly history: readonly number[];
   /**
@@ -46,8 +48,8 @@ export interface EpisodeBuilder {
   build(request: BuildRequest): Promise<BuiltEpisodes>;
 }
 
-/** Reserves an empty sequence that is evicted by the prompt after each block. */
-export type CreateSequence = (prompt: readonly number[]) => Promise<Sequence>;
+/** Reserves the empty sequence of an episode with this prompt and these tokens of its own. */
+export type CreateSequence = (prompt: readonly number[], own: readonly number[]) => Promise<Sequence>;
 
 /**
  * Reserves the sequences of all episodes, so that what cannot fit is refused before the work, and has `fill` fill them.
@@ -61,7 +63,7 @@ export async function withSequences<T>(
   const sequences: Sequence[] = [];
   try {
     for (const [episode, prompt] of request.prompts.entries()) {
-      sequences.push(await reserve(request, episode, () => create(prompt)));
+      sequences.push(await reserve(request, episode, () => create(prompt, request.own[episode] ?? [])));
       throwIfAborted(request.signal);
     }
     return await fill(sequences);

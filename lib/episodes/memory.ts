@@ -1,4 +1,4 @@
-import { type ConversationMemory, type PositionsMemory, toConversationMemory } from "../memory.js";
+import { type ConversationMemory, type Policy, type PositionsMemory, toConversationMemory } from "../memory.js";
 import type { BuilderName } from "./builder.js";
 import type { CacheMemory } from "./caches.js";
 import type { EpisodeCount } from "./clusters.js";
@@ -76,12 +76,13 @@ interface Account {
 
 /** Adds the episodes' caches up. */
 export function toEpisodicMemory(
+  policy: Policy,
   { plan, tokens, begun, builder, requested, forwardedTokens, workingBytes }: BuiltHistory,
   caches: readonly CacheMemory[],
   { active, growth, peakBytes }: Account,
   { layers, kvHeads }: { readonly layers: number; readonly kvHeads: number },
 ): ConversationMemory {
-  const each = caches.map((cache) => toConversationMemory("epicache", cache, kvHeads));
+  const each = caches.map((cache) => toConversationMemory(policy, cache, kvHeads));
   const sum = (of: (memory: ConversationMemory) => number) => each.reduce((all, one) => all + of(one), 0);
   const { transcript: kept } = growth;
   const list = plan.episodes.map((episode, index) => {
@@ -101,7 +102,7 @@ export function toEpisodicMemory(
     };
   });
   return {
-    policy: "epicache",
+    policy,
     positions: each.map(({ positions }) => positions).reduce(furtherOn),
     tokensSeen: tokens + each.reduce((all, { tokensSeen }, at) => all + tokensSeen - (begun[at] as number), 0),
     rows: Array.from({ length: layers }, (_, layer) =>

@@ -12,12 +12,19 @@ import type { EpisodeCount } from "./clusters.js";
 import { INSTRUCTION } from "./prompt.js";
 import { WINDOW_UNITS, type WindowSettings } from "./windows.js";
 
+/** Policies with a cache an episode. */
+export const EPISODIC_POLICIES = ["epicache", "episodic"] as const;
+export type EpisodicPolicy = (typeof EPISODIC_POLICIES)[number];
+
+export const isEpisodic = (policy: string): policy is EpisodicPolicy =>
+  (EPISODIC_POLICIES as readonly string[]).includes(policy);
+
 /** One vector a text, all of the same width; their lengths do not matter. */
 export type Embed = (
   texts: readonly string[],
 ) => readonly ArrayLike<number>[] | Promise<readonly ArrayLike<number>[]>;
 
-/** How policy "epicache" finds the episodes of a history. */
+/** How the policies "epicache" and "episodic" find the episodes of a history. */
 export interface EpisodeOptions {
   /**
    * How many episodes, each with a cache of its own that keeps `budget` rows; or a range, of which the number with the
@@ -33,7 +40,10 @@ export interface EpisodeOptions {
     /** Cuts a text into utterances. */
     readonly split?: (text: string) => readonly string[];
   };
-  /** Windows nearest an episode's centroid, which make up its patched prompt. Default 8. */
+  /**
+   * Windows nearest an episode's centroid, which make up its patched prompt. Default 8; with policy "episodic" default 0,
+   * no prompt.
+   */
   readonly representatives?: number;
   /**
    * The most tokens of a prompt: windows farther from the centroid are left out of a longer one. Every cache then reserves
@@ -129,7 +139,10 @@ const MAX_INT32 = 2 ** 31 - 1;
 const DEFAULT_SIZES = { utterances: 4, sentences: 8, tokens: 128 };
 
 /** Checks the options and fills in the defaults. */
-export function toEpisodeSettings(options: EpisodeOptions & Pick<MemoryOptions, "positions">): EpisodeSettings {
+export function toEpisodeSettings(
+  options: EpisodeOptions & Pick<MemoryOptions, "positions">,
+  policy: EpisodicPolicy,
+): EpisodeSettings {
   const { windows = {}, embed = "engine", clustering = {}, transcript = {} } = options;
   if (typeof windows !== "object" || windows === null)
     throw invalidOption("memory.windows", "an object", windows);
@@ -150,7 +163,10 @@ export function toEpisodeSettings(options: EpisodeOptions & Pick<MemoryOptions, 
     episodes: episodeCount(options.episodes ?? 4),
     windows: { by, size: requireInteger("memory.windows.size", windows.size ?? DEFAULT_SIZES[by], 1) },
     split: windows.split,
-    representatives: requireInteger("memory.representatives", options.representatives ?? 8, 1),
+    representatives:
+      policy === "episodic"
+        ? requireInteger("memory.representatives", options.representatives ?? 0, 0)
+        : requireInteger("memory.representatives", options.representatives ?? 8, 1),
     promptTokens:
       options.promptTokens === undefined
         ? null

@@ -25,12 +25,14 @@ export class PerEpisodeBuilder implements EpisodeBuilder {
   }
 
   async build(request: BuildRequest): Promise<BuiltEpisodes> {
-    const { prompts, history, admit, signal, onProgress } = request;
+    const { prompts, own, history, admit, signal, onProgress } = request;
     const sequences: Sequence[] = [];
     const total = prompts.length * history.length;
     let peakBytes = 0;
     for (const [episode, prompt] of prompts.entries()) {
-      const sequence = await reserve(request, episode, () => admit(() => this.#create(prompt)));
+      const sequence = await reserve(request, episode, () =>
+        admit(() => this.#create(prompt, own[episode] ?? [])),
+      );
       throwIfAborted(signal);
       const report = (done: number) =>
         onProgress?.({ episode, tokens: episode * history.length + done, total });

@@ -113,8 +113,11 @@ export function withEpisode(
   history: Pick<History, "separator">,
   context: PlanContext,
 ): HistoryPlan {
-  const { instruction, promptTokens } = context.settings;
-  const prompt = patchedPrompt([text], history, instruction, context).slice(0, promptTokens ?? undefined);
+  const { instruction, promptTokens, representatives: wanted } = context.settings;
+  const prompt = patchedPrompt(wanted === 0 ? [] : [text], history, instruction, context).slice(
+    0,
+    promptTokens ?? undefined,
+  );
   const { count, width, values } = plan.centroids;
   return {
     ...plan,
@@ -123,7 +126,8 @@ export function withEpisode(
   };
 }
 
-async function vectorsOf(texts: readonly string[], embed: Embed): Promise<readonly ArrayLike<number>[]> {
+/** One vector a text, as many as there are texts. */
+export async function vectorsOf(texts: readonly string[], embed: Embed): Promise<readonly ArrayLike<number>[]> {
   const vectors = await embed(texts);
   if (Array.isArray(vectors) && vectors.length === texts.length) return vectors;
   throw invalidOption("memory.embed(texts)", `an array of ${texts.length} vectors, one a text`, vectors);

@@ -16,6 +16,7 @@ export function patchedPrompt(
   instruction: string | null,
   { tokenizer, template }: { readonly tokenizer: Tokenizer; readonly template: ChatTemplate },
 ): number[] {
+  if (windows.length === 0) return [];
   const text = windows.join(separator === "\n" ? "\n\n" : " ");
   const ids = tokenizer.encode(text, { addSpecialTokens: false });
   return instruction === null ? ids : [...instructionTurn(instruction, { tokenizer, template }), ...ids];

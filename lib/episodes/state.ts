@@ -16,7 +16,7 @@ import { BUILDERS } from "./builder.js";
 import type { GrowthState } from "./growth.js";
 import type { Said } from "./history.js";
 import type { BuiltHistory } from "./memory.js";
-import { type Embed, type EpisodeSettings, toEpisodeSettings } from "./options.js";
+import { type Embed, type EpisodeSettings, type EpisodicPolicy, toEpisodeSettings } from "./options.js";
 import type { HistoryPlan } from "./plan.js";
 import type { Passage } from "./transcript.js";
 
@@ -51,13 +51,14 @@ export function saveSettings({ embed, split, ...settings }: EpisodeSettings): Sa
 /** Completes and checks saved settings, as if they were given to `engine.conversation`. */
 export function restoreSettings(
   saved: SavedSettings,
+  policy: EpisodicPolicy,
   embed: Embed | undefined,
   split: EpisodeSettings["split"],
 ): EpisodeSettings {
   const windows = split === undefined ? saved.windows : { ...saved.windows, split };
   const instruction = saved.instruction ?? false;
   const options = { ...saved, transcript: given(saved.transcript), instruction, windows };
-  return toEpisodeSettings({ ...given(options), embed: embed ?? "engine" });
+  return toEpisodeSettings({ ...given(options), embed: embed ?? "engine" }, policy);
 }
 
 /** Without what is null, which stands for an option that was left out. */

@@ -20,7 +20,8 @@ import { Growth } from "./growth.js";
 import type { History } from "./history.js";
 import { historyOf, openingOf, questionOf } from "./input.js";
 import { type BuiltHistory, toEpisodicMemory } from "./memory.js";
-import type { Embed } from "./options.js";
+import type { Embed, EpisodicPolicy } from "./options.js";
+import { ownPositions } from "./own.js";
 import {
   type HistoryPlan,
   type Match,
@@ -39,7 +40,8 @@ export interface EpisodeContext extends Omit<PlanContext, "embed"> {
   /** For the caches of a history's episodes. */
   readonly caches: () => EpisodeCaches;
   readonly model: NativeModel;
-  /** Of each episode's cache, but for its prompt. */
+  readonly name: EpisodicPolicy;
+  /** Of each episode's cache, but for its prompt and its own tokens. */
   readonly policy: NativePolicy;
   /** The most of its transcript that is kept. */
   readonly transcriptTokens: number;
@@ -68,7 +70,7 @@ const OPENED_PER_MADE = 1;
 
 /**
  * EpiCache (arXiv 2509.17396): one stream for each episode of a history. All of them saw the whole history, and each
- * kept what its episode's representative windows attend to; a question goes to the episode that it is most like, at the
+ * kept what its episode's representative windows attend to, or what is unusual in its episode (`episodic`); a question goes to the episode that it is most like, at the
  * positions behind the whole history, and stays in that episode's tail.
  *
  * Beyond the paper, the episodes follow a conversation that grows: a turn like none of them opens one of its own, and when
@@ -107,6 +109,10 @@ export class EpisodeStreams implements Streams {
     streams.#active = active ?? undefined;
     streams.#peakBytes = peakBytes;
     return streams;
+  }
+
+  get #policy(): EpisodicPolicy {
+    return this.#context.name;
   }
 
   get messages(): readonly Message[] {
@@ -155,7 +161,7 @@ export class EpisodeStreams implements Streams {
       const advice = "call ingest(history) before the first question";
       throw new LonghaulError(
         "ERR_INVALID_ARGUMENT",
-        `policy "epicache" makes its episodes of a history: ${advice}`,
+        `policy "${this.#policy}" makes its episodes of a history: ${advice}`,
       );
     }
     await this.#growth?.transcript.flush();
@@ -241,11 +247,11 @@ export class EpisodeStreams implements Streams {
     const { model } = this.#context;
     if (this.#built === undefined || this.#growth === undefined) {
       const rows = Array.from({ length: model.layers }, () => Array(model.kvHeads).fill(0));
-      return { policy: "epicache", ...NOTHING_YET, rows };
+      return { policy: this.#policy, ...NOTHING_YET, rows };
     }
     const { history, caches } = this.#built;
     const account = { active: this.#active, growth: this.#growth, peakBytes: this.#peak(this.#built) };
-    return toEpisodicMemory(history, caches.memory(), account, model);
+    return toEpisodicMemory(this.#policy, history, caches.memory(), account, model);
   }
 
   async snapshot(): Promise<StreamsSnapshot> {
@@ -276,12 +282,14 @@ export class EpisodeStreams implements Streams {
 
   /** Plans and fills episodes, all or none. */
   async #make(said: History, ids: readonly number[], { signal, onProgress }: RebuildRequest): Promise<Made> {
-    const plan = await planEpisodes(said, this.#planContext(signal), signal);
+    const planning = this.#planContext(signal);
+    const plan = await planEpisodes(said, planning, signal);
     const prompts = plan.episodes.map(({ prompt }) => prompt);
+    const own = this.#policy === "episodic" ? await ownPositions(said, ids, plan, planning) : [];
     const caches = this.#context.caches();
     try {
       const admit: BuildRequest["admit"] = (create) => caches.admit(create, signal);
-      const request = { prompts, history: ids, admit, signal, onProgress };
+      const request = { prompts, own, history: ids, admit, signal, onProgress };
       const built = await this.#context.builder.build(request);
       const { sequences, forwardedTokens, peakBytes, workingBytes } = built;
       await caches.adopt(sequences, signal);

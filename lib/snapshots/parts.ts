@@ -28,6 +28,7 @@ export function readPolicy(name: string, value: unknown): NativePolicy {
     kernel: number("kernel"),
     prompt: Int32Array.from(requireIntegers(`${name}.prompt`, policy.prompt)),
     promptRows: number("promptRows", 0),
+    own: Int32Array.from(requireIntegers(`${name}.own`, policy.own)),
     promptAtLastPosition: requireFlag(`${name}.promptAtLastPosition`, policy.promptAtLastPosition),
     positions: requireOneOf(`${name}.positions`, policy.positions, POSITIONS),
   };

@@ -1,6 +1,12 @@
 import { requireTokenIds } from "../conversation.js";
 import { Dialogue } from "../dialogue.js";
-import { type Embed, type EpisodeSettings, unionOf } from "../episodes/options.js";
+import {
+  type Embed,
+  EPISODIC_POLICIES,
+  type EpisodeSettings,
+  type EpisodicPolicy,
+  unionOf,
+} from "../episodes/options.js";
 import { type EpisodesState, restoreSettings } from "../episodes/state.js";
 import { type EpisodeContext, EpisodeStreams } from "../episodes/streams.js";
 import { invalidOption, LonghaulError, requireOneOf } from "../errors.js";
@@ -30,7 +36,7 @@ export interface RestoreContext {
   readonly template: ChatTemplate;
   readonly model: NativeModel;
   readonly fingerprint: () => Promise<string>;
-  readonly episodes: (settings: EpisodeSettings, policy: NativePolicy) => EpisodeContext;
+  readonly episodes: (name: EpisodicPolicy, settings: EpisodeSettings, policy: NativePolicy) => EpisodeContext;
 }
 
 /** Streams, and what a conversation has to know of them. */
@@ -85,8 +91,9 @@ function episodic(path: string, { streams, sequences }: SnapshotState, options: 
   // What has its windows is not cut into any again.
   const split = built === null ? options.split : undefined;
   if (built === null) requireFunction(path, "split", saved.split, split);
+  const policy = checked(path, () => requireOneOf("policy", state.policy.policy, EPISODIC_POLICIES));
   const settings = checked(path, () => {
-    const restored = restoreSettings(saved, embed, split);
+    const restored = restoreSettings(saved, policy, embed, split);
     unionOf(restored, state.policy.budgets);
     return restored;
   });
@@ -94,7 +101,7 @@ function episodic(path: string, { streams, sequences }: SnapshotState, options: 
     const { opening = [], transcript } = built?.growth ?? {};
     const ids = [...opening, ...(transcript?.passages ?? []).flatMap((passage) => [...passage.ids])];
     checked(path, () => requireTokenIds("the transcript", ids, model));
-    const context = episodes(settings, state.policy);
+    const context = episodes(policy, settings, state.policy);
     const caches = context.caches();
     try {
       for (const image of sequences) {
@@ -102,7 +109,7 @@ function episodic(path: string, { streams, sequences }: SnapshotState, options: 
         await caches.admit(() => restored(runner, signal), signal);
       }
       const streams = EpisodeStreams.restore(context, state, caches);
-      return { streams, policy: "epicache", tail: state.policy.tail };
+      return { streams, policy, tail: state.policy.tail };
     } catch (error) {
       await caches.release();
       throw error;

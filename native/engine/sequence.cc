@@ -52,6 +52,11 @@ Result<std::unique_ptr<Sequence>> Sequence::create(Transformer& model, PagePool&
                                     .observers = p.observers()}));
   LONGHAUL_ASSIGN(sequence->cache_,
                   SequenceCache::create(model.backend(), model.stream(), pool, head_rows, pages, most_pages));
+  if (!p.own.empty()) {
+    const size_t bytes = p.own.size() * sizeof p.own[0];
+    LONGHAUL_ASSIGN(sequence->own_, model.backend().allocate(bytes, MemoryUse::kTables));
+    LONGHAUL_TRY(model.backend().upload(model.stream(), sequence->own_.data(), p.own.data(), bytes));
+  }
   return sequence;
 }
 
@@ -123,9 +128,7 @@ Status Sequence::evict_tail(PassObserver* observer) {
 
 std::vector<int32_t> Sequence::observers_behind(std::span<const int32_t> block) const {
   std::vector<int32_t> observers;
-  if (policy_.kind == PolicyKind::kPatchedPrompt || policy_.kind == PolicyKind::kKvZip) {
-    observers = policy_.prompt;
-  }
+  if (policy_.prompted()) observers = policy_.prompt;
   const bool own_queries = policy_.kind == PolicyKind::kSnapKv || policy_.kind == PolicyKind::kTova;
   if (!own_queries || block.empty()) {
     const std::span<const int32_t> newest = block.empty() ? std::span<const int32_t>(recent_) : block;
@@ -163,11 +166,18 @@ Status Sequence::make_positions(int64_t rows) {
   const Result<PackedPositions> packed = cache_->pack_positions(
       model_.rope_frequencies(), static_cast<int32_t>(settled), static_cast<int32_t>(limit));
   if (!packed.ok()) return broken(packed.status());
+  // Rows are where others were: their positions do not tell any more whose they are.
+  policy_.own.clear();
   next_position_ = packed.value().end;
   packing_.settled = packed.value().end;
   ++packing_.times;
   if (packed.value().begin == 0) ++packing_.rotations;
   return Status();
+}
+
+Tensor Sequence::own() const {
+  if (policy_.own.empty()) return Tensor();
+  return Tensor::dense(own_.data(), DType::kI32, {static_cast<int64_t>(policy_.own.size()) / 2, 2});
 }
 
 Result<Segment> Sequence::stage(std::span<const int32_t> tokens, std::span<const int32_t> observers,
@@ -184,6 +194,7 @@ Result<Segment> Sequence::stage(std::span<const int32_t> tokens, std::span<const
             policy_.prompt_at_last_position ? end - 1 : end);
   return Segment{.cache = cache_.get(),
                  .policy = &policy_,
+                 .own = own(),
                  .tokens = pass_tokens_,
                  .positions = pass_positions_,
                  .rows = static_cast<int32_t>(tokens.size()),
@@ -255,7 +266,7 @@ Result<SequenceMemory> Sequence::memory() {
                         .reserved_bytes = cache_->reserved_pages() * cache_->page_bytes(),
                         .used_bytes = cache_->used_pages() * cache_->page_bytes(),
                         .peak_bytes = cache_->peak_pages() * cache_->page_bytes(),
-                        .table_bytes = static_cast<int64_t>(cache_->table_bytes()),
+                        .table_bytes = static_cast<int64_t>(cache_->table_bytes() + own_.bytes()),
                         .rows = std::move(rows)};
 }
 

@@ -140,6 +140,8 @@ class Sequence {
   Status make_positions(int64_t rows);
   Status pass(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict,
               PassObserver* observer);
+  // The policy's spans, absent when there are none. [spans, 2] i32, device memory.
+  Tensor own() const;
   // This sequence's part of a pass, positions made; valid until its next one.
   Result<Segment> stage(std::span<const int32_t> tokens, std::span<const int32_t> observers, bool evict);
   static Status forward(Transformer& model, PagePool& pool, std::span<const Segment> segments,
@@ -152,6 +154,7 @@ class Sequence {
   MemoryPolicy policy_;
   std::unique_ptr<SequenceCache> cache_;
   std::shared_ptr<const AdapterWeights> adapter_;
+  Buffer own_;  // the policy's spans in device memory
   int64_t tokens_seen_ = 0;
   int64_t next_position_ = 0;
   Packing packing_;

@@ -10,8 +10,8 @@ namespace {
 
 Status check_policies(std::span<Sequence* const> sequences, std::span<const int32_t> budgets) {
   const MemoryPolicy& first = sequences.front()->policy();
-  if (first.prompt.empty() || first.observing_tokens() != 0) {
-    return invalid_argument("only sequences whose policy scores rows by a prompt can share a prefill");
+  if (!first.prompted() || first.observing_tokens() != 0) {
+    return invalid_argument("only sequences of policies made for episodes can share a prefill");
   }
   if (budgets.size() != first.budgets.size()) {
     return invalid_argument("the shared cache has budgets of " + std::to_string(budgets.size()) +
@@ -29,7 +29,7 @@ Status check_policies(std::span<Sequence* const> sequences, std::span<const int3
     const MemoryPolicy& policy = sequence->policy();
     if (policy.kind != first.kind || policy.level != first.level || policy.budgets != first.budgets ||
         policy.block != first.block || policy.prompt_at_last_position != first.prompt_at_last_position) {
-      return invalid_argument("sequences that share a prefill may differ in their prompt only");
+      return invalid_argument("sequences that share a prefill may differ in their prompts and own tokens only");
     }
     if (sequence->tokens_seen() > 0 || sequence->pending) {
       return invalid_argument("sequences that share a prefill must be empty");
@@ -116,6 +116,7 @@ Status SharedPrefill::pass(std::span<const int32_t> block, bool last) {
     std::iota(prompt_positions.back().begin(), prompt_positions.back().end(),
               policy.prompt_at_last_position ? end - 1 : end);
     prompts.push_back({.policy = &policy,
+                       .own = sequence->own(),
                        .tokens = policy.prompt,
                        .positions = prompt_positions.back(),
                        .target = last ? sequence->cache_.get() : nullptr});

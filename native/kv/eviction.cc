@@ -9,6 +9,7 @@ EvictionScratch EvictionScratch::lay_out(Arena& arena, Backend& backend, const P
                                          int32_t queries, int32_t heads) {
   EvictionScratch scratch;
   scratch.scores = arena.take(DType::kF32, {kv_heads, capacity});
+  scratch.diversity = arena.take(DType::kF32, {kv_heads, capacity});
   scratch.kept = arena.take(DType::kI32, {kv_heads, capacity});
   scratch.kept_count = arena.take(DType::kI32, {kv_heads});
   scratch.layer_scores = arena.take(DType::kF32, {1, capacity});
@@ -21,6 +22,8 @@ EvictionScratch EvictionScratch::lay_out(Arena& arena, Backend& backend, const P
   size_t bytes = std::max(
       {ops.score_keys_workspace({.pages = pages, .q = q, .scores = scratch.scores, .kv_heads = kv_heads}),
        ops.key_diversity_workspace({.pages = pages, .scores = scratch.scores, .kv_heads = kv_heads}),
+       ops.combine_scores_workspace(
+           {.pages = pages, .scores = scratch.scores, .other = scratch.diversity, .kv_heads = kv_heads}),
        ops.select_workspace({.scores = scratch.scores, .kv_heads = kv_heads, .kept = scratch.kept})});
   if (shared_capacity > 0) {
     bytes = std::max(
@@ -57,6 +60,42 @@ Status keep_rows(Backend& backend, Stream& stream, const PageArrays& pages, cons
                          .kept = scratch.kept,
                          .kept_count = scratch.kept_count,
                          .kv_heads = static_cast<int32_t>(scratch.scores.shape[0])});
+}
+
+// How many deviations of the other scores it is worth to be one of the episode's own rows. Nearly all of them
+// go before those of other episodes, of which the most unusual stay: a question may have gone to the wrong
+// episode.
+constexpr float kOwnBonus = 3;
+
+// A token that the end of a block cuts off from what it belongs to is computed from what was kept of it:
+// without the newest rows it is remembered wrong. A sixteenth of the budget, a sentence at most.
+int32_t newest_kept(int32_t budget) {
+  return std::min(budget / 16, 32);
+}
+
+// How unlike the mean key a row's key is and, when there is a prompt, how much the prompt attends to it.
+Status score_episodic(Backend& backend, Stream& stream, const PageArrays& pages, const ScoreKeysArgs& attention,
+                      const EvictionInput& input, const EvictionScratch& scratch) {
+  const bool prompted = input.observers > 0;
+  if (prompted) LONGHAUL_TRY(run(backend, stream, attention, scratch.workspace));
+  LONGHAUL_TRY(run(backend, stream,
+                   KeyDiversityArgs{.pages = pages,
+                                    .view = input.view,
+                                    .scores = prompted ? scratch.diversity : scratch.scores,
+                                    .kv_heads = attention.kv_heads,
+                                    .ignore_last = input.observers},
+                   scratch.workspace));
+  return run(backend, stream,
+             CombineScoresArgs{.pages = pages,
+                               .view = input.view,
+                               .scores = scratch.scores,
+                               .other = prompted ? scratch.diversity : Tensor(),
+                               .spans = input.own,
+                               .kv_heads = attention.kv_heads,
+                               .ignore_last = input.observers,
+                               .weight = 1,
+                               .bonus = kOwnBonus},
+             scratch.workspace);
 }
 
 }  // namespace
@@ -110,6 +149,10 @@ Status select_rows(Backend& backend, Stream& stream, const PageArrays& pages, co
       if (policy.kind == PolicyKind::kTova) {
         LONGHAUL_TRY(share_scores(backend, stream, scratch));
       }
+      break;
+    case PolicyKind::kEpisodic:
+      LONGHAUL_TRY(score_episodic(backend, stream, pages, score, input, scratch));
+      select.protect_last = newest_kept(select.budget);
       break;
     case PolicyKind::kSnapKvRefed:
     case PolicyKind::kPatchedPrompt:

@@ -11,6 +11,7 @@ namespace longhaul {
 // Scratch memory of one layer's eviction, reused by all layers.
 struct EvictionScratch {
   Tensor scores;      // [kv_heads, capacity] f32
+  Tensor diversity;   // [kv_heads, capacity] f32: kEpisodic, beside the attention of a prompt
   Tensor kept;        // [kv_heads, capacity] i32
   Tensor kept_count;  // [kv_heads] i32
   // kTova, whose heads share their scores. Memory of a backend is zeroed, and nobody writes to the last two.
@@ -33,6 +34,7 @@ struct EvictionScratch {
 struct EvictionInput {
   const CacheView* view = nullptr;  // this layer, device memory; the rows are appended already
   Tensor q;                         // [rows + observers, heads, dim], after RoPE
+  Tensor own;                       // [spans, 2] i32, kEpisodic: MemoryPolicy::own; absent when there are none
   int32_t layer = 0;
   int32_t rows = 0;
   int32_t observers = 0;

@@ -20,10 +20,27 @@ int32_t MemoryPolicy::observing_tokens() const {
 }
 
 int64_t MemoryPolicy::observers() const {
-  const bool prompted = kind == PolicyKind::kPatchedPrompt || kind == PolicyKind::kKvZip;
   const int64_t reserved = std::max<int64_t>(static_cast<int64_t>(prompt.size()), prompt_rows);
-  return (prompted ? reserved : 0) + observing_tokens();
+  return (prompted() ? reserved : 0) + observing_tokens();
 }
+
+namespace {
+
+Status check_own(const std::vector<int32_t>& own) {
+  if (own.size() % 2 != 0) return invalid_argument("own has a begin without an end");
+  int32_t last = -1;
+  for (size_t i = 0; i < own.size(); ++i) {
+    // A span holds something, and does not touch the next.
+    if (own[i] <= last) {
+      return invalid_argument("own must ascend, not go from " + std::to_string(last) + " to " +
+                              std::to_string(own[i]));
+    }
+    last = own[i];
+  }
+  return Status();
+}
+
+}  // namespace
 
 Status check(const MemoryPolicy& policy, const KvGeometry& geometry) {
   if (policy.block < 1)
@@ -66,6 +83,8 @@ Status check(const MemoryPolicy& policy, const KvGeometry& geometry) {
         return invalid_argument("policy 'patched-prompt' needs a prompt of at least one token");
       }
       break;
+    case PolicyKind::kEpisodic:
+      return check_own(policy.own);
     default:
       break;
   }

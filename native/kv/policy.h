@@ -19,6 +19,7 @@ enum class PolicyKind : uint8_t {
   kPatchedPrompt,  // EpiCache: max attention of a given prompt behind each block
   kTova,           // TOVA: mean attention, over the heads of the layer, of the newest token, which stays
   kKvZip,          // KVzip: max attention of the block fed again behind a prompt that asks to repeat it
+  kEpisodic,       // keys least like the mean key, those of the episode's own tokens first
 };
 
 // Which positions the rows of a stream have.
@@ -38,8 +39,10 @@ struct MemoryPolicy {
   int32_t sinks = 4;             // kStreaming
   int32_t window = 32;           // kSnapKv*: queries that observe
   int32_t pool_kernel = 5;       // kSnapKv: neighbours averaged
-  std::vector<int32_t> prompt;   // kPatchedPrompt, kKvZip: its token ids; of kKvZip it may be empty
-  int32_t prompt_rows = 0;       // reserved for a shorter prompt: caches with other prompts take as much
+  std::vector<int32_t>
+      prompt;                // kPatchedPrompt, kKvZip, kEpisodic: its token ids; only of the first never empty
+  int32_t prompt_rows = 0;   // reserved for a shorter prompt: caches with other prompts take as much
+  std::vector<int32_t> own;  // kEpisodic: positions of the episode's own tokens, begin, end, begin, end, ...
   bool prompt_at_last_position =
       false;  // published code's off-by-one: the prompt starts at the block's last position
 
@@ -52,6 +55,10 @@ struct MemoryPolicy {
   }
   // Newest tokens that observe: by their own queries or fed again behind a block or a full tail.
   int32_t observing_tokens() const;
+  // Whether `prompt` observes behind a block.
+  bool prompted() const {
+    return kind == PolicyKind::kPatchedPrompt || kind == PolicyKind::kKvZip || kind == PolicyKind::kEpisodic;
+  }
   // P: rows that observe behind a block and are dropped again.
   int64_t observers() const;
 };

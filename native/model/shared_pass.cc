@@ -44,10 +44,13 @@ Status Transformer::attend_shared(PagePool& pool, int32_t layer, const SharedPas
   int64_t row = static_cast<int64_t>(pass.tokens.size());
   for (const SharedPrompt& prompt : pass.prompts) {
     const int32_t observers = static_cast<int32_t>(prompt.tokens.size());
-    LONGHAUL_TRY(append_rows(pool, prompt_view, 1));
-    LONGHAUL_TRY(attend_rows(pool, prompt_view, 1));
+    if (observers > 0) {
+      LONGHAUL_TRY(append_rows(pool, prompt_view, 1));
+      LONGHAUL_TRY(attend_rows(pool, prompt_view, 1));
+    }
     const EvictionInput input{.view = prompt_view,
                               .q = queries().slice(row, observers),
+                              .own = prompt.own,
                               .layer = layer,
                               .observers = observers,
                               .scale = attention_scale()};
@@ -63,9 +66,11 @@ Status Transformer::attend_shared(PagePool& pool, int32_t layer, const SharedPas
                                     .kept_count = eviction_.kept_count,
                                     .kv_heads = kv_heads}));
     }
-    LONGHAUL_TRY(
-        run(backend_, *stream_,
-            TruncateArgs{.views = prompt_view, .sequences = 1, .kv_heads = kv_heads, .drop = observers}));
+    if (observers > 0) {
+      LONGHAUL_TRY(
+          run(backend_, *stream_,
+              TruncateArgs{.views = prompt_view, .sequences = 1, .kv_heads = kv_heads, .drop = observers}));
+    }
     ++prompt_view;
     row += observers;
   }

@@ -387,6 +387,7 @@ Status Transformer::attend_segments(PagePool& pool, int32_t layer, std::span<con
     if (segment.evict) {
       const EvictionInput input{.view = views + s,
                                 .q = queries().slice(row, segment.rows + segment.observers),
+                                .own = segment.own,
                                 .layer = layer,
                                 .rows = segment.rows,
                                 .observers = segment.observers,

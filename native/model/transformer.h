@@ -23,6 +23,7 @@ namespace longhaul {
 struct Segment {
   SequenceCache* cache = nullptr;
   const MemoryPolicy* policy = nullptr;
+  Tensor own;                          // the policy's, in device memory
   std::span<const int32_t> tokens;     // [rows + observers]
   std::span<const int32_t> positions;  // [rows + observers]
   int32_t rows = 0;
@@ -34,13 +35,15 @@ struct Segment {
 // One of several prompts behind the same block.
 struct SharedPrompt {
   const MemoryPolicy* policy = nullptr;
+  Tensor own;  // the policy's, in device memory
   std::span<const int32_t> tokens;
   std::span<const int32_t> positions;
   SequenceCache* target = nullptr;  // gets the rows that the prompt selects; null: nobody yet
 };
 
 // A pass over one block whose rows several prompts rate. Prompts see the cache, the block and themselves, not
-// each other; policies differ in their prompt only. The union of their selections stays in the cache.
+// each other; policies differ in their prompts and own tokens only, and a prompt may be empty. The union of
+// their selections stays in the cache.
 struct SharedPass {
   SequenceCache* cache = nullptr;
   std::span<const int32_t> tokens;     // [rows] of the block

@@ -117,7 +117,7 @@ TEST_P(BoundedMemory, NeverPassesItsReservation) {
 TEST_P(BoundedMemory, AmpleBudgetEqualsFullAttention) {
   for (PolicyKind kind :
        {PolicyKind::kStreaming, PolicyKind::kSnapKv, PolicyKind::kSnapKvRefed, PolicyKind::kKeyDiff,
-        PolicyKind::kPatchedPrompt, PolicyKind::kTova, PolicyKind::kKvZip}) {
+        PolicyKind::kPatchedPrompt, PolicyKind::kTova, PolicyKind::kKvZip, PolicyKind::kEpisodic}) {
     RandomModel shape;
     Machine machine = make_machine(GetParam(), shape, kPoolBytes);
     std::mt19937 random(11);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <optional>
 
@@ -191,6 +192,105 @@ TEST_P(KeptRows, KvZipTakesTheRepetitionsLargestAttention) {
         }
       }
     });
+  }
+}
+
+// In deviations from their mean over the layer's rows.
+Vector standardised(const Vector& x) {
+  const double mean = std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
+  double squares = 0;
+  for (double value : x) squares += (value - mean) * (value - mean);
+  const double deviation = std::sqrt(squares / static_cast<double>(x.size()));
+  Vector out;
+  for (double value : x) out.push_back((value - mean) / deviation);
+  return out;
+}
+
+// Minus the cosine of each key with the mean of the unit keys.
+Vector diversity(const std::vector<DenseRow>& rows) {
+  std::vector<Vector> units;
+  Vector anchor(rows[0].k.size(), 0);
+  for (const DenseRow& row : rows) {
+    const double length = std::sqrt(std::inner_product(row.k.begin(), row.k.end(), row.k.begin(), 0.0));
+    units.push_back(row.k);
+    for (size_t d = 0; d < anchor.size(); ++d) anchor[d] += units.back()[d] /= length;
+  }
+  const double length = std::sqrt(std::inner_product(anchor.begin(), anchor.end(), anchor.begin(), 0.0));
+  Vector scores;
+  for (const Vector& unit : units) {
+    scores.push_back(-std::inner_product(unit.begin(), unit.end(), anchor.begin(), 0.0) / length);
+  }
+  return scores;
+}
+
+// Key diversity in deviations, that of a prompt's largest attention on top when there is one, 3 more for the
+// episode's own rows; a sixteenth of the budget goes to each head's newest rows.
+TEST_P(KeptRows, EpisodicTakesItsOwnRowsByDiversityAndThePromptsAttention) {
+  policy_.kind = PolicyKind::kEpisodic;
+  policy_.own = {10, 31, 60, 75, 100, 1000};
+  const std::vector<int32_t> prompt = policy_.prompt;
+  for (const bool prompted : {false, true}) {
+    for (SelectLevel level : {SelectLevel::kPair, SelectLevel::kHead}) {
+      SCOPED_TRACE(std::string(prompted ? "with" : "without") + " a prompt, level " +
+                   (level == SelectLevel::kPair ? "pair" : "head"));
+      policy_.level = level;
+      policy_.prompt = prompted ? prompt : std::vector<int32_t>();
+      run([&](DenseCache& cache, const DenseQueries&, const std::vector<int32_t>&, int32_t position) {
+        const DenseQueries queries = prompted ? observe(prompt, position) : DenseQueries();
+        for (size_t layer = 0; layer < cache.size(); ++layer) {
+          Vector unusual, attended;  // head after head
+          std::vector<size_t> begin{0};
+          for (const std::vector<DenseRow>& rows : cache[layer]) {
+            const Vector scores = diversity(rows);
+            unusual.insert(unusual.end(), scores.begin(), scores.end());
+            begin.push_back(unusual.size());
+          }
+          attended.resize(unusual.size(), 0);
+          for (size_t token = 0; prompted && token < prompt.size(); ++token) {
+            for (int head = 0; head < shape_.heads; ++head) {
+              const size_t kv = dense_->kv_head(head);
+              const Vector weights =
+                  dense_->attention(queries[layer][token][static_cast<size_t>(head)], cache[layer][kv]);
+              for (size_t r = 0; r < weights.size(); ++r) {
+                attended[begin[kv] + r] = std::max(attended[begin[kv] + r], weights[r]);
+              }
+            }
+          }
+          Vector scores = standardised(unusual);
+          if (prompted) {
+            const Vector more = standardised(attended);
+            for (size_t i = 0; i < scores.size(); ++i) scores[i] += more[i];
+          }
+          const auto budget = static_cast<size_t>(policy_.budgets[layer]);
+          for (size_t kv = 0; kv < cache[layer].size(); ++kv) {
+            const std::vector<DenseRow>& rows = cache[layer][kv];
+            for (size_t r = 0; r < rows.size(); ++r) {
+              double& score = scores[begin[kv] + r];
+              score += 100;  // above zero, where `best` can tell near ties
+              for (size_t i = 0; i < policy_.own.size(); i += 2) {
+                if (rows[r].position >= policy_.own[i] && rows[r].position < policy_.own[i + 1]) score += 3;
+              }
+              if (r + budget / 16 >= rows.size()) score = 1000 + static_cast<double>(kv * 100 + r);
+            }
+          }
+          std::vector<std::vector<size_t>> kept(cache[layer].size());
+          if (level == SelectLevel::kPair) {
+            for (size_t index : best(scores, budget * cache[layer].size())) {
+              const size_t kv =
+                  static_cast<size_t>(std::upper_bound(begin.begin(), begin.end(), index) - begin.begin()) - 1;
+              kept[kv].push_back(index - begin[kv]);
+            }
+          } else {
+            for (size_t kv = 0; kv < cache[layer].size(); ++kv) {
+              kept[kv] = best(Vector(scores.begin() + static_cast<int64_t>(begin[kv]),
+                                     scores.begin() + static_cast<int64_t>(begin[kv + 1])),
+                              budget);
+            }
+          }
+          for (size_t kv = 0; kv < cache[layer].size(); ++kv) keep(cache[layer][kv], kept[kv]);
+        }
+      });
+    }
   }
 }
 

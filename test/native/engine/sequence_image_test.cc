@@ -16,7 +16,7 @@ using testing::make_machine;
 using testing::RandomModel;
 
 constexpr int64_t kPoolBytes = 8 << 20;
-constexpr int kKinds = static_cast<int>(PolicyKind::kKvZip) + 1;
+constexpr int kKinds = static_cast<int>(PolicyKind::kEpisodic) + 1;
 
 MemoryPolicy policy_of(int kind, SelectLevel level) {
   MemoryPolicy policy;
@@ -26,6 +26,7 @@ MemoryPolicy policy_of(int kind, SelectLevel level) {
   policy.tail = 20;
   policy.window = 4;
   policy.prompt = {5, 9, 2};
+  policy.own = {8, 40, 90, 400};
   if (policy.bounded()) policy.budgets = {23, 31};
   return policy;
 }
@@ -366,8 +367,8 @@ TEST_P(SequenceImages, ChangedAtRandomDoNoHarm) {
     std::vector<int32_t*> fields = {&image.geometry.layers, &image.geometry.kv_heads, &image.geometry.head_dim,
                                     &image.policy.block,    &image.policy.tail,       &image.policy.sinks,
                                     &image.policy.window,   &image.policy.pool_kernel};
-    for (std::vector<int32_t>* list : {&image.policy.budgets, &image.policy.prompt, &image.recent,
-                                       &image.rows.lengths, &image.rows.positions}) {
+    for (std::vector<int32_t>* list : {&image.policy.budgets, &image.policy.prompt, &image.policy.own,
+                                       &image.recent, &image.rows.lengths, &image.rows.positions}) {
       // Long lists do not crowd out the others.
       for (int i = 0; i < 4 && !list->empty(); ++i) fields.push_back(&(*list)[random() % list->size()]);
     }

@@ -33,6 +33,7 @@ TEST(PolicyTest, ReservationAddsKeptRowsTailAndTheBlockInHand) {
   const int64_t tail = 2 * 3 * 2;
   EXPECT_EQ(reservation_pages(policy_of(PolicyKind::kKeyDiff), kGeometry), kept + tail + 3 * 2);
   EXPECT_EQ(reservation_pages(policy_of(PolicyKind::kPatchedPrompt), kGeometry), kept + tail + 3 * 3);
+  EXPECT_EQ(reservation_pages(policy_of(PolicyKind::kEpisodic), kGeometry), kept + tail + 3 * 3);
   EXPECT_EQ(reservation_pages(policy_of(PolicyKind::kSnapKv), kGeometry), kept + tail + 3 * 3);
   EXPECT_EQ(reservation_pages(policy_of(PolicyKind::kTova), kGeometry), kept + tail + 3 * 2);
   EXPECT_EQ(reservation_pages(policy_of(PolicyKind::kKvZip), kGeometry), kept + tail + 3 * 4);
@@ -102,6 +103,13 @@ TEST(PolicyTest, RefusalsNameTheOption) {
   refused(PolicyKind::kSnapKvRefed, "window", [](MemoryPolicy& p) { p.window = 0; });
   refused(PolicyKind::kSnapKv, "kernel", [](MemoryPolicy& p) { p.pool_kernel = 4; });
   refused(PolicyKind::kPatchedPrompt, "policy 'patched-prompt'", [](MemoryPolicy& p) { p.prompt.clear(); });
+  refused(PolicyKind::kEpisodic, "own has a begin", [](MemoryPolicy& p) { p.own = {4}; });
+  refused(PolicyKind::kEpisodic, "own must ascend, not go from 4 to 4", [](MemoryPolicy& p) {
+    p.own = {2, 4, 4, 9};
+  });
+  refused(PolicyKind::kEpisodic, "own must ascend, not go from -1 to -1", [](MemoryPolicy& p) {
+    p.own = {-1, 9};
+  });
 }
 
 }  // namespace
