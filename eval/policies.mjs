@@ -85,28 +85,23 @@ export function memoryOf({ policy, options }, dialogue, { budget, block, tail, e
   return { policy, block, tail, ...(policy === "full" ? {} : { budget }), ...own, ...options };
 }
 
-/** Tokens behind each block that only observe; a policy that is not here does not say what it forwards. */
-const OBSERVERS = {
-  full: () => 0,
-  streaming: () => 0,
-  snapkv: () => 0,
-  tova: () => 0,
-  keydiff: () => 0,
-  "snapkv-refed": ({ window = 32 }) => window,
-  "patched-prompt": ({ prompt }, { tokenizer }) =>
-    tokenizer.encode(prompt, { addSpecialTokens: false, continuation: true }).length,
+/** Tokens of a block that go through the model once more behind it. */
+const REPEATED = {
+  "snapkv-refed": ({ window = 32 }, tokens) => Math.min(window, tokens),
+  kvzip: (_memory, tokens) => tokens,
 };
 
 /**
  * Tokens that went through the model until a history was remembered.
  * @param {object} memory as `memoryOf` gives it
  * @param {import("longhaul").ConversationMemory} held after the history
- * @returns {number | undefined}
  */
-export function forwardedTokens(memory, held, engine) {
+export function forwardedTokens(memory, held) {
   if (held.episodes !== undefined) return held.episodes.forwardedTokens;
-  const observing = OBSERVERS[memory.policy]?.(memory, engine);
-  return observing === undefined
-    ? undefined
-    : held.tokensSeen + Math.ceil(held.tokensSeen / memory.block) * observing;
+  const { tokensSeen, promptTokens } = held;
+  const again = REPEATED[memory.policy] ?? (() => 0);
+  let forwarded = tokensSeen;
+  for (let begin = 0; begin < tokensSeen; begin += memory.block)
+    forwarded += promptTokens + again(memory, Math.min(memory.block, tokensSeen - begin));
+  return forwarded;
 }

@@ -19,7 +19,7 @@ async function askAll(engine, data, dialogue, memory, { signal, onQuestion, onAn
     const begin = performance.now();
     await conversation.ingest(dialogue.text, { signal });
     const ingestMs = performance.now() - begin;
-    const forwarded = forwardedTokens(memory, conversation.memory(), engine);
+    const forwarded = forwardedTokens(memory, conversation.memory());
     const answerMs = [];
     for (const [index, question] of dialogue.questions.entries()) {
       onQuestion(index);
@@ -65,7 +65,6 @@ export async function evaluate(engine, data, chosen, { onQuestion, onAnswer, sig
   }
   const most = (of) => Math.max(...costs.map(of));
   const total = (of) => costs.reduce((sum, cost) => sum + of(cost), 0);
-  const known = costs.every(({ forwarded }) => forwarded !== undefined);
   return {
     group: data.group,
     name: chosen.name,
@@ -75,7 +74,7 @@ export async function evaluate(engine, data, chosen, { onQuestion, onAnswer, sig
     dialogues: data.dialogues.length,
     ...tally.summary(),
     tokens: total(({ tokens }) => tokens) / costs.length,
-    forwardedTokens: known ? total(({ forwarded }) => forwarded) / costs.length : null,
+    forwardedTokens: total(({ forwarded }) => forwarded) / costs.length,
     peakBytes: most(({ peakBytes }) => peakBytes),
     reservedBytes: most(({ reservedBytes }) => reservedBytes),
     ingestMs: summarise(costs.map(({ ingestMs }) => ingestMs)),

@@ -392,7 +392,7 @@ export class Engine {
     }
     const dialogue = new Dialogue(tokenizer, template, system, model.maxPositions);
     const sequence = await Sequence.create(runner, policy, signal);
-    return new SingleStream({ sequence, dialogue }, policy.policy, model.kvHeads);
+    return new SingleStream({ sequence, dialogue }, policy.policy, model.kvHeads, policy.prompt.length);
   }
 
   #episodes(name: EpisodicPolicy, settings: EpisodeSettings, policy: NativePolicy): EpisodeContext {

@@ -121,6 +121,8 @@ export interface ConversationMemory {
   readonly hostBytes: number;
   /** Bytes of its page tables, which are not part of the pool. */
   readonly tableBytes: number;
+  /** Tokens of the prompt that goes through the model behind each block, 0 where the policy has none. */
+  readonly promptTokens: number;
   /**
    * What the episodes hold; all numbers beside it are sums over them. Policy "epicache" only, once it has a history.
    */
@@ -315,6 +317,7 @@ export function toConversationMemory(
   policy: Policy,
   memory: NativeSequenceMemory,
   kvHeads: number,
+  promptTokens: number,
 ): ConversationMemory {
   const rows: number[][] = [];
   for (let begin = 0; begin < memory.rows.length; begin += kvHeads) {
@@ -335,5 +338,6 @@ export function toConversationMemory(
     reservedBytes: memory.reserved,
     hostBytes: 0,
     tableBytes: memory.tables,
+    promptTokens,
   };
 }

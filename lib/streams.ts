@@ -82,11 +82,14 @@ export class SingleStream implements Streams {
   readonly #stream: Stream;
   readonly #policy: Policy;
   readonly #kvHeads: number;
+  readonly #promptTokens: number;
 
-  constructor(stream: Stream, policy: Policy, kvHeads: number) {
+  /** @param promptTokens of the policy's prompt */
+  constructor(stream: Stream, policy: Policy, kvHeads: number, promptTokens: number) {
     this.#stream = stream;
     this.#policy = policy;
     this.#kvHeads = kvHeads;
+    this.#promptTokens = promptTokens;
   }
 
   get messages(): readonly Message[] {
@@ -109,7 +112,7 @@ export class SingleStream implements Streams {
   }
 
   memory(): ConversationMemory {
-    return toConversationMemory(this.#policy, this.#stream.sequence.memory, this.#kvHeads);
+    return toConversationMemory(this.#policy, this.#stream.sequence.memory, this.#kvHeads, this.#promptTokens);
   }
 
   async snapshot(): Promise<StreamsSnapshot> {

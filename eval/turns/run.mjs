@@ -17,7 +17,7 @@ async function setUp(engine, chosen, memory, text, signal) {
     throw error;
   }
   const setUpMs = performance.now() - begin;
-  const forwarded = forwardedTokens(memory, conversation.memory(), engine);
+  const forwarded = forwardedTokens(memory, conversation.memory());
   const { name, policy, options, budget } = chosen;
   return {
     conversation,
@@ -29,7 +29,7 @@ async function setUp(engine, chosen, memory, text, signal) {
       setUpMs,
       turnMs: [],
       right: 0,
-      forwardedTokens: forwarded ?? null,
+      forwardedTokens: forwarded,
     },
   };
 }

@@ -82,7 +82,9 @@ export function toEpisodicMemory(
   { active, growth, peakBytes }: Account,
   { layers, kvHeads }: { readonly layers: number; readonly kvHeads: number },
 ): ConversationMemory {
-  const each = caches.map((cache) => toConversationMemory(policy, cache, kvHeads));
+  const each = caches.map((cache, episode) =>
+    toConversationMemory(policy, cache, kvHeads, plan.episodes[episode]?.prompt.length ?? 0),
+  );
   const sum = (of: (memory: ConversationMemory) => number) => each.reduce((all, one) => all + of(one), 0);
   const { transcript: kept } = growth;
   const list = plan.episodes.map((episode, index) => {
@@ -113,6 +115,7 @@ export function toEpisodicMemory(
     reservedBytes: sum(({ reservedBytes }) => reservedBytes),
     hostBytes: list.reduce((all, { hostBytes }) => all + hostBytes, growth.transcript.bytes),
     tableBytes: sum(({ tableBytes }) => tableBytes),
+    promptTokens: sum(({ promptTokens }) => promptTokens),
     episodes: {
       builder,
       requested,

@@ -63,6 +63,7 @@ const NOTHING_YET = {
   reservedBytes: 0,
   hostBytes: 0,
   tableBytes: 0,
+  promptTokens: 0,
 };
 
 /** Episodes that turns may open, for each one that was made of a history. */

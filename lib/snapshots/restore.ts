@@ -76,7 +76,8 @@ function single(path: string, { streams, sequences }: SnapshotState): Build {
     const sequence = await (await sectionsOf(reader, image))(runner, signal);
     const dialogue = Dialogue.restore(tokenizer, template, streams.dialogue, model.maxPositions);
     const stream = { sequence, dialogue };
-    return { streams: new SingleStream(stream, policy, model.kvHeads), policy, tail: image.policy.tail };
+    const { prompt, tail } = image.policy;
+    return { streams: new SingleStream(stream, policy, model.kvHeads, prompt.length), policy, tail };
   };
 }
 

@@ -46,6 +46,11 @@ struct CombineStorage {
   Scale scales[2];
 };
 
+// The difference is NaN for infinities and NaN.
+__device__ __forceinline__ bool is_finite(float x) {
+  return x - x == 0;
+}
+
 __device__ __forceinline__ int32_t scored_rows(const CombineParams& p, int head) {
   return min(max(p.view->length[head] - p.ignore_last, 0), p.capacity);
 }
@@ -67,7 +72,7 @@ __global__ void __launch_bounds__(kThreads, 1) measure_spread(const __grid_const
   double count = 0;
   double sum = 0;
   for (int32_t row = begin + thread; row < end; row += kThreads) {
-    if (!isfinite(x[row])) continue;
+    if (!is_finite(x[row])) continue;
     count += 1;
     sum += static_cast<double>(x[row]);
   }
@@ -76,7 +81,7 @@ __global__ void __launch_bounds__(kThreads, 1) measure_spread(const __grid_const
   const double mean = count > 0 ? sum / count : 0;
   double squares = 0;
   for (int32_t row = begin + thread; row < end; row += kThreads) {
-    if (!isfinite(x[row])) continue;
+    if (!is_finite(x[row])) continue;
     const double distance = static_cast<double>(x[row]) - mean;
     squares += distance * distance;
   }
@@ -100,7 +105,7 @@ __device__ __forceinline__ Scale scale_of(const Moments* parts, int64_t count) {
 }
 
 __device__ __forceinline__ float z_score(float x, const Scale& scale) {
-  if (!isfinite(x)) return x - x;  // NaN
+  if (!is_finite(x)) return x - x;  // NaN
   return static_cast<float>((static_cast<double>(x) - scale.mean) * scale.factor);
 }
 

@@ -93,6 +93,11 @@ describe("options", () => {
   });
 
   it("reads episodes, a number or a range, and their windows", () => {
+    expect(readMemoryOptions(parse("--budget", "64", "--episodes", "3"))).toEqual({
+      policy: "episodic",
+      budget: 64,
+      episodes: 3,
+    });
     const episodic = ["--policy", "epicache", "--budget", "64"];
     expect(readMemoryOptions(parse(...episodic))).toEqual({ policy: "epicache", budget: 64 });
     expect(readMemoryOptions(parse(...episodic, "--episodes", "6", "--window-size", "3"))).toEqual({
@@ -141,7 +146,7 @@ describe("options", () => {
   it.each([
     [["--policy", "best"], '--policy must be one of full, streaming, .*, got "best"'],
     [["--policy", "keydiff"], "--policy keydiff needs a --budget"],
-    [["--budget", "64"], "--budget does nothing for --policy full, only for streaming"],
+    [["--policy", "full", "--budget", "64"], "--budget does nothing for --policy full, only for streaming"],
     [["--policy", "keydiff", "--budget", "64,x"], '--budget must be an integer of at least 1, got "x"'],
     [["--policy", "keydiff", "--budget", "64", "--sinks", "2"], "--sinks does nothing for --policy keydiff"],
     [["--policy", "patched-prompt", "--budget", "64"], "needs a --patched-prompt"],

@@ -132,6 +132,7 @@ describe("a conversation", () => {
     const instruction = engine.tokenizer.encode(text, { addSpecialTokens: false });
     const common = { budget: 40, block: 96, tail: 32 };
     const memories = [];
+    const prompts = [];
     for (const memory of [
       { ...common, policy: "kvzip", ...(prompt === undefined ? {} : { prompt }) } as const,
       { ...common, policy: "patched-prompt", prompt: [...instruction, ...tokens] } as const,
@@ -139,11 +140,14 @@ describe("a conversation", () => {
       await using conversation = await engine.conversation({ memory });
       await conversation.ingest(tokens);
       const answer = await conversation.ask("rex color ?", { maxTokens: 8, stopTokens: [] }).result();
-      const { policy, ...held } = conversation.memory();
+      const { policy, promptTokens, ...held } = conversation.memory();
       expect(policy).toBe(memory.policy);
+      prompts.push(promptTokens);
       memories.push({ ...held, answer: answer.tokens });
     }
     expect(memories[0]).toEqual(memories[1]);
+    // What is repeated is no part of the prompt.
+    expect(prompts).toEqual([instruction.length, instruction.length + tokens.length]);
   });
 
   it("equals full attention while the budget holds the whole history", async () => {

@@ -65,6 +65,32 @@ describe("a conversation in episodes", () => {
     expect(memory.reservedBytes).toBe(engine.memory().pool.reserved);
   });
 
+  it("recalls more, and forwards less for it, when each keeps its own utterances first", async () => {
+    const { text, questions } = dialogue;
+    const { policy: _, ...memory } = epicache;
+    // "episodic" is what a budget alone means.
+    await using conversation = await engine.conversation({ memory: { ...memory, budget: 64 } });
+    const { tokens } = await conversation.ingest(text);
+    expect((await rightAnswers(conversation)) / questions.length).toBeGreaterThanOrEqual(0.95);
+    const { policy, promptTokens, episodes, ...held } = conversation.memory();
+    expect({ policy, promptTokens }).toEqual({ policy: "episodic", promptTokens: 0 });
+    expect(episodes?.forwardedTokens).toBe(4 * tokens);
+    expect(episodes?.list.map(({ representatives }) => representatives)).toEqual([0, 0, 0, 0]);
+    for (const heads of held.rows) expect(heads.reduce((a, b) => a + b, 0)).toBe(4 * 2 * 64);
+    expect(held.reservedBytes).toBe(engine.memory().pool.reserved);
+    expect(held.tableBytes).toBe(engine.memory().tables);
+  });
+
+  it("may score its own by what representative windows attend to, too", async () => {
+    const memory = { ...epicache, policy: "episodic", budget: 64, representatives: 3 } as const;
+    await using conversation = await engine.conversation({ memory });
+    const { tokens } = await conversation.ingest(dialogue.text);
+    const { promptTokens, episodes } = conversation.memory();
+    expect(episodes?.list.map(({ representatives }) => representatives)).toEqual([3, 3, 3, 3]);
+    expect(episodes?.forwardedTokens).toBe(4 * tokens + Math.ceil(tokens / 128) * promptTokens);
+    expect((await rightAnswers(conversation)) / dialogue.questions.length).toBeGreaterThanOrEqual(0.9);
+  });
+
   it("is a cache under a patched prompt if it has one episode", async () => {
     const windows = 200;
     const memory = { ...epicache, episodes: 1, representatives: windows };

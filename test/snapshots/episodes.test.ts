@@ -1,4 +1,4 @@
-// Policy "epicache": every episode's cache, and what tells which of them a question is about.
+// Policies "epicache" and "episodic": every episode's cache, and what tells which of them a question is about.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -55,6 +55,7 @@ describe("a conversation in episodes", () => {
     ["the engine's own vectors", own, {}],
     ["functions of the user", withFunctions, { embed }],
     ["one episode in the pool at a time", { ...own, resident: 1 }, {}],
+    ["its own utterances first", { ...own, policy: "episodic", representatives: 0 }, {}],
   ] as const)("goes on as the original does, with %s", async (_, memory, functions) => {
     const original = await engine.conversation({ memory, system: "be brief ." });
     await original.ingest(text);
