@@ -73,6 +73,36 @@ void add_key_diversity(const CaseContext& ctx, Cases& cases) {
   cases.push_back(std::move(c));
 }
 
+// Two scores read twice, one written, and the rows' positions.
+void add_combine_scores(const CaseContext& ctx, Cases& cases) {
+  const ModelShape s = ctx.shape;
+  OpCase c = ctx.start("combine_scores", "over " + text(kRows));
+  const auto keys = static_cast<double>(kRows * s.kv_heads);
+  c.bytes = 6 * 4 * keys;
+  c.flops = 12 * keys;
+  c.place = Place::kCache;
+  c.make = [=, dtype = ctx.dtype](Memory& memory) -> Result<Operation> {
+    CacheSpec spec{dtype, s.kv_heads, s.dim, kRows, 0, 0};
+    LONGHAUL_ASSIGN(std::shared_ptr<PagedCaches> caches, PagedCaches::create(memory, spec));
+    CombineScoresArgs a;
+    a.pages = caches->pages();
+    a.view = caches->view(0);
+    LONGHAUL_ASSIGN(a.scores, memory.random(DType::kF32, {s.kv_heads, kRows}));
+    LONGHAUL_ASSIGN(a.other, memory.random(DType::kF32, {s.kv_heads, kRows}));
+    std::vector<int32_t> spans;
+    for (int32_t begin = 0; begin < kRows; begin += 128) spans.insert(spans.end(), {begin, begin + 32});
+    LONGHAUL_ASSIGN(a.spans,
+                    memory.from(DType::kI32, {static_cast<int64_t>(spans.size()) / 2, 2}, spans.data()));
+    a.kv_heads = static_cast<int32_t>(s.kv_heads);
+    a.bonus = 3;
+    LONGHAUL_ASSIGN(Workspace workspace, memory.workspace(memory.backend().ops().combine_scores_workspace(a)));
+    Operation operation = rotate(memory, std::vector{a}, workspace);
+    operation.call = [caches, call = std::move(operation.call)] { return call(); };
+    return operation;
+  };
+  cases.push_back(std::move(c));
+}
+
 void add_select(const CaseContext& ctx, Cases& cases) {
   const ModelShape s = ctx.shape;
   for (SelectLevel level : {SelectLevel::kPair, SelectLevel::kHead}) {
@@ -157,6 +187,7 @@ const std::vector<OpEntry>& eviction_entries() {
   static const std::vector<OpEntry> entries = {
       {"score_keys", add_score_keys},
       {"key_diversity", add_key_diversity},
+      {"combine_scores", add_combine_scores},
       {"select", add_select},
       {"compact", add_compact},
   };
