@@ -56,6 +56,8 @@ export interface ConversationContext {
   readonly defaults: GenerationDefaults;
   readonly policy: Policy;
   readonly tail: number;
+  /** Whether it goes through an adapter. */
+  readonly adapted: boolean;
   /** Tells the model from others. */
   readonly fingerprint: () => Promise<string>;
   /** Aborts when the engine is disposed of. */
@@ -181,6 +183,13 @@ export class Conversation {
    */
   async save(path: string, { signal }: SaveOptions = {}): Promise<{ bytes: number }> {
     requireString("path", path);
+    if (this.#context.adapted) {
+      // Restored without it, the conversation would go on as another one.
+      throw new LonghaulError(
+        "ERR_UNSUPPORTED",
+        "a conversation with an adapter cannot be saved; keep its text",
+      );
+    }
     return this.#enqueue(signal, async (combined) => {
       const { streams, model, fingerprint } = this.#context;
       return { bytes: await saveStreams(path, streams, { model, fingerprint }, combined) };

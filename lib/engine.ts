@@ -1,4 +1,5 @@
 import { setMaxListeners } from "node:events";
+import { type Adapter, adapterId, type LoadAdapterOptions, loadAdapter } from "./adapter.js";
 import { AnswerStream } from "./answer.js";
 import { Conversation, type Input, requireTokenIds } from "./conversation.js";
 import { type DeviceName, requireDevice } from "./device.js";
@@ -15,7 +16,14 @@ import {
 import { PerEpisodeBuilder } from "./episodes/per-episode-builder.js";
 import { SharedBuilder } from "./episodes/shared-builder.js";
 import { type EpisodeContext, EpisodeStreams } from "./episodes/streams.js";
-import { invalidOption, requireInteger, requireOneOf, requireString, throwIfAborted } from "./errors.js";
+import {
+  invalidOption,
+  LonghaulError,
+  requireInteger,
+  requireOneOf,
+  requireString,
+  throwIfAborted,
+} from "./errors.js";
 import { type GenerateOptions, type GenerationDefaults, readGenerationDefaults } from "./generation.js";
 import { type DownloadProgress, type ResolveOptions, resolveModel } from "./hub.js";
 import { instructionTurn } from "./instruction.js";
@@ -67,6 +75,8 @@ export interface ConversationOptions {
   readonly system?: string;
   /** Default: everything is kept. */
   readonly memory?: MemoryOptions;
+  /** Everything in the conversation goes through the model with it. Such a conversation cannot be saved. */
+  readonly adapter?: Adapter;
   readonly signal?: AbortSignal;
 }
 
@@ -123,6 +133,15 @@ interface Parts {
   readonly tokenizer: Tokenizer;
   readonly template: ChatTemplate;
   readonly defaults: GenerationDefaults;
+}
+
+interface StreamsRequest {
+  readonly memory: MemoryOptions;
+  readonly policy: ReturnType<typeof toNativePolicy>;
+  readonly system: string | undefined;
+  readonly signal: AbortSignal | undefined;
+  /** As the addon knows it; 0 for none. */
+  readonly adapter: number;
 }
 
 const DEFAULT_MAX_BATCH = 32;
@@ -193,9 +212,11 @@ export class Engine {
    * Opens a conversation. A bounded memory is reserved at once, that of policy "epicache" when the history comes:
    * ERR_OUT_OF_MEMORY says what it needs and what is free.
    */
-  async conversation({ system, memory = {}, signal }: ConversationOptions = {}): Promise<Conversation> {
+  async conversation(options: ConversationOptions = {}): Promise<Conversation> {
+    const { system, memory = {}, adapter: chosen, signal } = options;
     this.#requireAlive(signal);
-    const { directory, tokenizer, template, model } = this.#parts;
+    const { directory, tokenizer, template, model, runner } = this.#parts;
+    const adapter = adapterId(chosen, runner);
     if (system !== undefined) requireString("system", system);
     const profile = namedProfile(memory, directory);
     const encoder = {
@@ -205,8 +226,19 @@ export class Engine {
     const profiled = profile === undefined ? undefined : await readProfile(profile, this.info());
     this.#requireAlive(signal);
     const policy = toNativePolicy(memory, model, encoder, profiled);
-    const streams = await this.#streams(memory, policy, system, signal);
-    return this.#open({ streams, policy: policy.policy, tail: policy.tail }, signal);
+    const streams = await this.#streams({ memory, policy, system, signal, adapter });
+    return this.#open({ streams, policy: policy.policy, tail: policy.tail, adapted: adapter > 0 }, signal);
+  }
+
+  /**
+   * Reads an adapter from the directory that PEFT (LoRA, rsLoRA) or MoE-PEFT (DynMoLE, MixLoRA, MoLA, LoRAMoE) wrote, and
+   * brings it to the device between two steps of what runs. A file that is damaged, hostile, or of another model is
+   * refused with an error that names the tensor.
+   */
+  async loadAdapter(directory: string, options: LoadAdapterOptions = {}): Promise<Adapter> {
+    if (typeof options !== "object" || options === null) throw invalidOption("options", "an object", options);
+    this.#requireAlive(options.signal);
+    return loadAdapter(this.#parts.runner, requireString("directory", directory), options.signal);
   }
 
   /**
@@ -237,11 +269,15 @@ export class Engine {
    * Answers once, without a conversation that goes on. A text is continued as it is; messages are put in the model's
    * chat format; token ids are continued.
    */
-  generate(prompt: Input, options: GenerateOptions & Pick<ConversationOptions, "memory"> = {}): AnswerStream {
+  generate(
+    prompt: Input,
+    options: GenerateOptions & Pick<ConversationOptions, "memory" | "adapter"> = {},
+  ): AnswerStream {
     return new AnswerStream(async (feed) => {
-      const { memory, signal } = options;
+      const { memory, adapter, signal } = options;
       const conversation = await this.conversation({
         ...(memory === undefined ? {} : { memory }),
+        ...(adapter === undefined ? {} : { adapter }),
         ...(signal === undefined ? {} : { signal }),
       });
       try {
@@ -348,7 +384,10 @@ export class Engine {
     return this.dispose();
   }
 
-  async #open({ streams, policy, tail }: OpenStreams, signal: AbortSignal | undefined): Promise<Conversation> {
+  async #open(
+    { streams, policy, tail, adapted = false }: OpenStreams & { readonly adapted?: boolean },
+    signal: AbortSignal | undefined,
+  ): Promise<Conversation> {
     if (signal?.aborted) {
       await streams.release();
       throw signal.reason;
@@ -361,6 +400,7 @@ export class Engine {
       defaults,
       policy,
       tail,
+      adapted,
       fingerprint: this.#modelFingerprint,
       engineClosing: this.#closing.signal,
       onDispose: (disposed) => this.#conversations.delete(disposed),
@@ -378,20 +418,23 @@ export class Engine {
     return this.#fingerprint;
   };
 
-  async #streams(
-    memory: MemoryOptions,
-    policy: ReturnType<typeof toNativePolicy>,
-    system: string | undefined,
-    signal: AbortSignal | undefined,
-  ): Promise<Streams> {
+  async #streams({ memory, policy, system, signal, adapter }: StreamsRequest): Promise<Streams> {
     const { runner, model, tokenizer, template } = this.#parts;
     const { policy: name } = policy;
     if (isEpisodic(name)) {
+      if (adapter > 0) {
+        // Their caches leave the pool and come back, which an adapter does not do with them yet.
+        const advice = `use another policy than "${name}", or no adapter`;
+        throw new LonghaulError(
+          "ERR_UNSUPPORTED",
+          `memory.policy: episodes cannot have an adapter yet; ${advice}`,
+        );
+      }
       const context = this.#episodes(name, toEpisodeSettings(memory, name), policy);
       return new EpisodeStreams(context, new Dialogue(tokenizer, template, system, context.transcriptTokens));
     }
     const dialogue = new Dialogue(tokenizer, template, system, model.maxPositions);
-    const sequence = await Sequence.create(runner, policy, signal);
+    const sequence = await Sequence.create(runner, policy, signal, adapter);
     return new SingleStream({ sequence, dialogue }, policy.policy, model.kvHeads, policy.prompt.length);
   }
 

@@ -1,3 +1,4 @@
+export { Adapter, type LoadAdapterOptions } from "./adapter.js";
 export type { Answer, AnswerStream } from "./answer.js";
 export type { Chunk } from "./answer-text.js";
 export type {

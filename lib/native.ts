@@ -14,6 +14,8 @@ export interface NativeEvent {
   readonly values?: Float32Array;
   readonly finish: "none" | "stop" | "length" | "cancelled";
   readonly sequence: number;
+  /** Of loadAdapter, with its bytes on the device in `done`. */
+  readonly adapter: number;
   /** Of exportSequence. */
   readonly image?: NativeSequenceImage;
   /** Of exportRows: keys, then values of one head. */
@@ -148,8 +150,12 @@ export interface NativeModel extends NativeConfig {
 
 /** The methods that return a number start a task and return its id. */
 export interface NativeEngine {
-  createSequence(policy: NativePolicy): number;
+  /** `adapter` 0: the model alone. */
+  createSequence(policy: NativePolicy, adapter: number): number;
   releaseSequence(sequence: number): number;
+  loadAdapter(directory: string): number;
+  /** Sequences that use it keep it. */
+  releaseAdapter(adapter: number): number;
   /** `second` has seen the same first tokens as `first`. */
   uniteSequences(first: number, second: number, sharedTokens: number): number;
   ingest(sequence: number, tokens: Int32Array, intoTail: boolean): number;

@@ -38,8 +38,13 @@ export class Sequence implements CacheSource {
   readonly #added: number[] | undefined;
 
   /** Rejects with the signal's reason when it aborts before there is a sequence. */
-  static async create(runner: TaskRunner, policy: NativePolicy, signal?: AbortSignal): Promise<Sequence> {
-    const event = await runner.run((native) => native.createSequence(policy), { signal });
+  static async create(
+    runner: TaskRunner,
+    policy: NativePolicy,
+    signal?: AbortSignal,
+    adapter = 0,
+  ): Promise<Sequence> {
+    const event = await runner.run((native) => native.createSequence(policy, adapter), { signal });
     if (event.finish === "cancelled") throw signal?.reason;
     return new Sequence(runner, event.sequence);
   }

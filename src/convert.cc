@@ -173,6 +173,7 @@ Napi::Object to_js(Napi::Env env, const Event& event) {
   if (!event.values.empty()) object.Set("values", to_js(env, event.values));
   object.Set("finish", kFinishNames[static_cast<size_t>(event.finish)]);
   object.Set("sequence", number(env, static_cast<int64_t>(event.sequence)));
+  object.Set("adapter", number(env, static_cast<int64_t>(event.adapter)));
   if (event.image != nullptr) object.Set("image", to_js(env, *event.image));
   if (!event.bytes.empty()) object.Set("bytes", to_js(env, event.bytes));
   object.Set("reserved", number(env, event.reserved_bytes));

@@ -51,6 +51,8 @@ Napi::Function EngineWrap::define(Napi::Env env) {
   return DefineClass(env, "NativeEngine",
                      {InstanceMethod<&EngineWrap::create_sequence>("createSequence"),
                       InstanceMethod<&EngineWrap::release_sequence>("releaseSequence"),
+                      InstanceMethod<&EngineWrap::load_adapter>("loadAdapter"),
+                      InstanceMethod<&EngineWrap::release_adapter>("releaseAdapter"),
                       InstanceMethod<&EngineWrap::unite>("uniteSequences"),
                       InstanceMethod<&EngineWrap::ingest>("ingest"),
                       InstanceMethod<&EngineWrap::ingest_together>("ingestTogether"),
@@ -128,11 +130,19 @@ Napi::Value EngineWrap::started(Napi::Env env, uint64_t task) {
 
 Napi::Value EngineWrap::create_sequence(const Napi::CallbackInfo& info) {
   MemoryPolicy policy = to_memory_policy(info[0].As<Napi::Object>());
-  return started(info.Env(), engine(info.Env()).create_sequence(std::move(policy)));
+  return started(info.Env(), engine(info.Env()).create_sequence(std::move(policy), to_id(info[1])));
 }
 
 Napi::Value EngineWrap::release_sequence(const Napi::CallbackInfo& info) {
   return started(info.Env(), engine(info.Env()).release_sequence(to_id(info[0])));
+}
+
+Napi::Value EngineWrap::load_adapter(const Napi::CallbackInfo& info) {
+  return started(info.Env(), engine(info.Env()).load_adapter(info[0].As<Napi::String>().Utf8Value()));
+}
+
+Napi::Value EngineWrap::release_adapter(const Napi::CallbackInfo& info) {
+  return started(info.Env(), engine(info.Env()).release_adapter(to_id(info[0])));
 }
 
 Napi::Value EngineWrap::unite(const Napi::CallbackInfo& info) {

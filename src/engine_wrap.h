@@ -27,6 +27,8 @@ class EngineWrap : public Napi::ObjectWrap<EngineWrap> {
   Napi::Value create_sequence(const Napi::CallbackInfo& info);
   Napi::Value release_sequence(const Napi::CallbackInfo& info);
   Napi::Value unite(const Napi::CallbackInfo& info);
+  Napi::Value load_adapter(const Napi::CallbackInfo& info);
+  Napi::Value release_adapter(const Napi::CallbackInfo& info);
   Napi::Value ingest(const Napi::CallbackInfo& info);
   Napi::Value ingest_together(const Napi::CallbackInfo& info);
   Napi::Value ingest_shared(const Napi::CallbackInfo& info);

@@ -7,12 +7,26 @@
 #include "engine/decode.h"
 #include "engine/devices.h"
 #include "engine/tasks.h"
+#include "mole/adapter_file.h"
 
 namespace longhaul {
 namespace {
 
 Status disposed() {
   return {Code::kDisposed, "the engine was disposed of"};
+}
+
+// DoRA needs the norms of W + B A, which nothing computes on a device yet: without them it would be another
+// adapter.
+Status refuse_magnitudes(const Adapter& adapter, const std::string& directory) {
+  for (const LayerAdapter& layer : adapter.layers) {
+    for (const ProjectionAdapter& part : layer.projections) {
+      if (!part.magnitude) continue;
+      return unsupported(directory +
+                         ": is a DoRA (use_dora), which cannot be run yet; merge it into the model");
+    }
+  }
+  return Status();
 }
 
 }  // namespace
@@ -45,12 +59,14 @@ uint64_t Engine::submit(std::unique_ptr<Task> task) {
   return id;
 }
 
-uint64_t Engine::create_sequence(MemoryPolicy policy) {
+uint64_t Engine::create_sequence(MemoryPolicy policy, uint64_t adapter) {
   return submit(std::make_unique<CallTask>(
-      [policy = std::move(policy)](Engine& engine, uint64_t id) -> Status {
+      [policy = std::move(policy), adapter](Engine& engine, uint64_t id) -> Status {
         LONGHAUL_TRY(engine.check_tokens(policy.prompt));
+        LONGHAUL_ASSIGN(std::shared_ptr<const AdapterWeights> weights, engine.find_adapter(adapter));
         LONGHAUL_ASSIGN(std::unique_ptr<Sequence> sequence,
                         Sequence::create(engine.model(), engine.pool(), policy));
+        LONGHAUL_TRY(sequence->use(std::move(weights)));
         engine.tell({.task = id, .kind = EventKind::kDone, .sequence = engine.adopt(std::move(sequence))});
         return Status();
       },
@@ -65,6 +81,30 @@ uint64_t Engine::release_sequence(uint64_t sequence) {
         return Status();
       },
       Lanes{sequence}));
+}
+
+uint64_t Engine::load_adapter(std::string directory) {
+  return submit(std::make_unique<CallTask>(
+      [directory = std::move(directory)](Engine& engine, uint64_t id) -> Status {
+        LONGHAUL_ASSIGN(const Adapter adapter, longhaul::load_adapter(directory, engine.model().adapted()));
+        LONGHAUL_TRY(refuse_magnitudes(adapter, directory));
+        LONGHAUL_ASSIGN(std::shared_ptr<const AdapterWeights> weights, engine.model().bring(adapter));
+        const int64_t bytes = weights->bytes();
+        const uint64_t adopted = engine.adopt(std::move(weights));
+        engine.tell({.task = id, .kind = EventKind::kDone, .done = bytes, .adapter = adopted});
+        return Status();
+      },
+      Lanes{}, true));
+}
+
+uint64_t Engine::release_adapter(uint64_t adapter) {
+  return submit(std::make_unique<CallTask>(
+      [adapter](Engine& engine, uint64_t id) -> Status {
+        engine.drop_adapter(adapter);
+        engine.tell({.task = id, .kind = EventKind::kDone});
+        return Status();
+      },
+      Lanes{}));
 }
 
 uint64_t Engine::ingest(uint64_t sequence, std::vector<int32_t> tokens, bool into_tail) {
@@ -255,6 +295,18 @@ uint64_t Engine::adopt(std::unique_ptr<Sequence> sequence) {
   sequences_[next_sequence_] = std::move(sequence);
   changed_.insert(next_sequence_);
   return next_sequence_++;
+}
+
+uint64_t Engine::adopt(std::shared_ptr<const AdapterWeights> adapter) {
+  adapters_[next_adapter_] = std::move(adapter);
+  return next_adapter_++;
+}
+
+Result<std::shared_ptr<const AdapterWeights>> Engine::find_adapter(uint64_t adapter) const {
+  if (adapter == 0) return std::shared_ptr<const AdapterWeights>();
+  const auto place = adapters_.find(adapter);
+  if (place == adapters_.end()) return invalid_argument("there is no such adapter: it was disposed of");
+  return place->second;
 }
 
 void Engine::drop(uint64_t sequence) {

@@ -52,6 +52,7 @@ struct Event {
   std::vector<float> values;  // logits, log-probabilities, hidden states, similarities
   FinishReason finish = FinishReason::kNone;
   uint64_t sequence = 0;                       // kDone of create_sequence and import_sequence
+  uint64_t adapter = 0;                        // kDone of load_adapter, with its device memory in `done`
   std::shared_ptr<const SequenceImage> image;  // kDone of export_sequence
   std::vector<uint8_t> bytes;                  // kDone of export_rows
   int64_t reserved_bytes = 0;                  // of the working cache of ingest_shared, until kDone
@@ -126,8 +127,13 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   // Each returns the id of its task. Results come as events.
-  uint64_t create_sequence(MemoryPolicy policy);
+  // `adapter` 0: the model alone.
+  uint64_t create_sequence(MemoryPolicy policy, uint64_t adapter = 0);
   uint64_t release_sequence(uint64_t sequence);
+  // Reads an adapter from a directory, as mole/adapter_file.h does, and brings it to the device.
+  uint64_t load_adapter(std::string directory);
+  // No new sequence can use it; its memory is given back when those that do are released.
+  uint64_t release_adapter(uint64_t adapter);
   // Sequence::unite of two sequences.
   uint64_t unite(uint64_t first, uint64_t second, int64_t shared_tokens);
   // Block-wise prefill, or into the tail when that is wished for and holds all. kProgress after each block:
@@ -188,6 +194,10 @@ class Engine {
   Result<Sequence*> find(uint64_t sequence);
   uint64_t adopt(std::unique_ptr<Sequence> sequence);
   void drop(uint64_t sequence);
+  uint64_t adopt(std::shared_ptr<const AdapterWeights> adapter);
+  // Null for 0. kInvalidArgument when there is none.
+  Result<std::shared_ptr<const AdapterWeights>> find_adapter(uint64_t adapter) const;
+  void drop_adapter(uint64_t adapter) { adapters_.erase(adapter); }
   Status check_tokens(const std::vector<int32_t>& tokens) const;
   // Makes sure that a decode pass may have so many rows, or as many as there is memory for: how many.
   int64_t prepare_batch(int64_t rows);
@@ -218,11 +228,13 @@ class Engine {
   std::unique_ptr<Transformer> model_;
   std::unique_ptr<PagePool> pool_;
   std::unique_ptr<Sampler> sampler_;
+  std::map<uint64_t, std::shared_ptr<const AdapterWeights>> adapters_;
   std::map<uint64_t, std::unique_ptr<Sequence>> sequences_;
   std::set<uint64_t> changed_;  // sequences whose numbers are to be published
   int64_t batch_limit_ = 1;     // rows of a decode pass that there is memory for
   Status loaded_;
   uint64_t next_sequence_ = 1;
+  uint64_t next_adapter_ = 1;
 
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable wake_;
