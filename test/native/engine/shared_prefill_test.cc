@@ -195,7 +195,7 @@ class SharedPrefillTest : public ::testing::TestWithParam<std::string> {};
 TEST_P(SharedPrefillTest, KeepsTheUnionOfWhatThePromptsSelect) {
   std::mt19937 random(7);
   int capped = 0;
-  for (const Tokens& budgets : {Tokens{40, 60, 50}, Tokens{24, 36, 30}, Tokens{20, 33, 27}}) {
+  for (const Tokens& budgets : {Tokens{61, 100, 82}, Tokens{24, 36, 30}}) {
     SCOPED_TRACE("budgets from " + std::to_string(budgets[0]));
     RandomModel shape;
     shape.layers = 3;
@@ -206,7 +206,7 @@ TEST_P(SharedPrefillTest, KeepsTheUnionOfWhatThePromptsSelect) {
     for (size_t length : {7, 1, 30}) {
       policies.push_back(prompted(random_tokens(random, length), {20, 33, 27}));
     }
-    const Tokens tokens = random_tokens(random, 24 * 4 + 11);
+    const Tokens tokens = random_tokens(random, 24 * 3 + 11);
     Shared shared = share(machine, policies, tokens, budgets);
     ASSERT_NE(shared.prefill, nullptr);
     DenseShared dense(shape, policies, budgets);
@@ -231,18 +231,18 @@ TEST_P(SharedPrefillTest, KeepsTheUnionOfWhatThePromptsSelect) {
     }
     capped += dense.capped();
   }
-  EXPECT_GE(capped, 2) << "the trials have to meet the bound";
+  EXPECT_EQ(capped, 1) << "one trial has to meet the bound, and one not";
 }
 
 TEST_P(SharedPrefillTest, EqualPromptsGiveWhatAPrefillOfTheirOwnDoes) {
   std::mt19937 random(3);
-  for (int variant = 0; variant < 8; ++variant) {
+  for (int variant = 0; variant < 4; ++variant) {
     RandomModel shape;
     shape.qk_norm = variant % 2 == 1;
     testing::Machine machine = testing::make_machine(GetParam(), shape, 8 << 20);
     MemoryPolicy policy = prompted(random_tokens(random, 9));
     policy.level = variant / 2 % 2 == 0 ? SelectLevel::kPair : SelectLevel::kHead;
-    policy.prompt_at_last_position = variant / 4 == 1;
+    policy.prompt_at_last_position = variant == 1 || variant == 2;
     const Tokens tokens = random_tokens(random, 24 * 3 + 5);
     std::unique_ptr<Sequence> alone = machine.sequence(policy);
     for (size_t begin = 0; begin < tokens.size(); begin += 24) {
@@ -305,7 +305,7 @@ TEST_P(SharedPrefillTest, NeverPassesItsBounds) {
     return low + static_cast<int>(random() % static_cast<uint32_t>(high - low + 1));
   };
   int capped = 0;
-  for (int trial = 0; trial < 10; ++trial) {
+  for (int trial = 0; trial < 6; ++trial) {
     SCOPED_TRACE("trial " + std::to_string(trial));
     RandomModel shape;
     shape.kv_heads = pick(1, 3);
@@ -321,7 +321,7 @@ TEST_P(SharedPrefillTest, NeverPassesItsBounds) {
       policies.back().block = block;
     }
     const Tokens most = {budgets[0] + pick(0, 15), budgets[1] + pick(0, 15)};
-    const Tokens tokens = random_tokens(random, static_cast<size_t>(pick(1, 200)));
+    const Tokens tokens = random_tokens(random, static_cast<size_t>(pick(1, 120)));
     Shared shared = share(machine, policies, tokens, most);
     ASSERT_NE(shared.prefill, nullptr);
     while (shared.prefill->done() < static_cast<int64_t>(tokens.size())) {
@@ -346,7 +346,7 @@ TEST_P(SharedPrefillTest, NeverPassesItsBounds) {
       }
     }
   }
-  EXPECT_GE(capped, 10);
+  EXPECT_GE(capped, 6);
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, SharedPrefillTest, ::testing::ValuesIn(testing::kDevicesUnderTest),
