@@ -138,6 +138,16 @@ class Transformer {
   Status attention_block(int32_t layer, const Attend& attend, PassObserver* observer);
   Status attend_segments(PagePool& pool, int32_t layer, std::span<const Segment> segments,
                          PassObserver* observer);
+  Status attend_shared(PagePool& pool, int32_t layer, const SharedPass& pass);
+  // The rows of `count` segments, of which `views` are the first's in a layer, go to their caches and look
+  // back.
+  Status append_rows(PagePool& pool, const CacheView* views, int64_t count);
+  Status attend_rows(PagePool& pool, const CacheView* views, int64_t count);
+  // The parts of qkv_. [rows, heads, head_dim]
+  Tensor queries() const;
+  Tensor keys() const;
+  Tensor values() const;
+  float attention_scale() const;
   Status mlp_block(int32_t layer, PassObserver* observer);
   // Adds what adapters say of x to the group's projections, which lie beside each other in `out`.
   Status adapt(int32_t layer, ProjectionGroup group, const Tensor& x, const Tensor& out,

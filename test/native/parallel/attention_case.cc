@@ -3,8 +3,8 @@
 #include <cmath>
 #include <random>
 
-#include "model/json.h"
-#include "model/safetensors.h"
+#include "files/json.h"
+#include "files/safetensors.h"
 
 namespace longhaul::testing {
 namespace {
