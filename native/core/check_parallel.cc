@@ -12,6 +12,20 @@ void check_slots(Checker& c, const HeadSlot* slots, int32_t count) {
   c.require(count == 0 || slots != nullptr, "slots are missing");
 }
 
+void check_head_dim(Checker& c, int64_t dim) {
+  c.require(dim >= 2 && dim <= kMaxHeadDim && dim % 2 == 0, "head dim must be even and between 2 and 256", dim);
+}
+
+void check_grouped(Checker& c, int64_t heads, int64_t kv_heads) {
+  c.require(kv_heads >= 1, "k has no heads");
+  if (c.ok()) c.require(heads >= 1 && heads % kv_heads == 0, "k's heads must divide those of q", heads);
+}
+
+void check_spans(Checker& c, const AttentionSpan* spans, int32_t count) {
+  c.require(count >= 0, "span_count must not be negative", count);
+  c.require(count == 0 || spans != nullptr, "spans are missing");
+}
+
 }  // namespace
 
 Status check(const PackHeadsArgs& a) {
@@ -35,19 +49,40 @@ Status check(const DenseAttentionArgs& a) {
   c.tensor("q", a.q, kF32OrBf16, {kAnyExtent, kAnyExtent, kAnyExtent});
   const int64_t heads = a.q.shape[1];
   const int64_t dim = a.q.shape[2];
-  c.require(dim >= 2 && dim <= kMaxHeadDim && dim % 2 == 0, "head dim must be even and between 2 and 256", dim);
+  check_head_dim(c, dim);
   c.tensor("k", a.k, kStorage, {kAnyExtent, kAnyExtent, dim});
   const int64_t kv_heads = a.k.shape[1];
   c.tensor("v", a.v, one_of(a.k.dtype), {a.k.shape[0], kv_heads, dim});
-  c.require(kv_heads >= 1, "k has no heads");
-  if (c.ok()) c.require(heads >= 1 && heads % kv_heads == 0, "k's heads must divide those of q", heads);
-  c.require(a.span_count >= 0, "span_count must not be negative", a.span_count);
-  c.require(a.span_count == 0 || a.spans != nullptr, "spans are missing");
+  check_grouped(c, heads, kv_heads);
+  check_spans(c, a.spans, a.span_count);
   c.require(a.max_keys >= 0, "max_keys must not be negative", a.max_keys);
   c.require(a.key_pages >= 0, "key_pages must not be negative", a.key_pages);
   c.tensor("out", a.out, a.accumulate ? kOnlyF32 : kF32OrBf16, {a.q.shape[0], heads, dim});
   c.dense("lse", a.lse, kOnlyF32, {a.q.shape[0], heads});
   if (a.state || a.accumulate) c.dense("state", a.state, kOnlyF32, {a.q.shape[0], heads, 2});
+  c.require(a.scale > 0, "scale must be positive");
+  return c.status();
+}
+
+Status check(const DenseAttentionBackwardArgs& a) {
+  Checker c("dense_attention_backward");
+  c.tensor("q", a.q, kF32OrBf16, {kAnyExtent, kAnyExtent, kAnyExtent});
+  const int64_t rows = a.q.shape[0];
+  const int64_t heads = a.q.shape[1];
+  const int64_t dim = a.q.shape[2];
+  check_head_dim(c, dim);
+  c.tensor("k", a.k, kStorage, {kAnyExtent, kAnyExtent, dim});
+  const int64_t keys = a.k.shape[0];
+  const int64_t kv_heads = a.k.shape[1];
+  c.tensor("v", a.v, one_of(a.k.dtype), {keys, kv_heads, dim});
+  check_grouped(c, heads, kv_heads);
+  check_spans(c, a.spans, a.span_count);
+  c.tensor("out", a.out, kF32OrBf16, {rows, heads, dim});
+  c.dense("lse", a.lse, kOnlyF32, {rows, heads});
+  c.tensor("d_out", a.d_out, kF32OrBf16, {rows, heads, dim});
+  c.tensor("d_q", a.d_q, kOnlyF32, {rows, heads, dim});
+  c.tensor("d_k", a.d_k, kOnlyF32, {keys, kv_heads, dim});
+  c.tensor("d_v", a.d_v, kOnlyF32, {keys, kv_heads, dim});
   c.require(a.scale > 0, "scale must be positive");
   return c.status();
 }

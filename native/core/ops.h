@@ -334,6 +334,7 @@ struct Ops {
   Status (*pack_heads)(Stream&, const PackHeadsArgs&);
   Status (*unpack_heads)(Stream&, const UnpackHeadsArgs&);
   Status (*dense_attention)(Stream&, const DenseAttentionArgs&, Workspace);
+  Status (*dense_attention_backward)(Stream&, const DenseAttentionBackwardArgs&);
 
   // Bytes of scratch memory, monotone in every extent, so that a bound for the largest call serves all.
   // They look at shapes and dtypes only, never at data or views.
@@ -384,6 +385,7 @@ Status check(const LinearBackwardArgs&);
 Status check(const PackHeadsArgs&);
 Status check(const UnpackHeadsArgs&);
 Status check(const DenseAttentionArgs&);
+Status check(const DenseAttentionBackwardArgs&);
 
 // Checks the arguments, then calls the backend's entry; kUnsupported when it has none.
 Status run(Backend&, Stream&, const EmbedArgs&);
@@ -417,5 +419,6 @@ Status run(Backend&, Stream&, const LinearBackwardArgs&);
 Status run(Backend&, Stream&, const PackHeadsArgs&);
 Status run(Backend&, Stream&, const UnpackHeadsArgs&);
 Status run(Backend&, Stream&, const DenseAttentionArgs&, Workspace);
+Status run(Backend&, Stream&, const DenseAttentionBackwardArgs&);
 
 }  // namespace longhaul

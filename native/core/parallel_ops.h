@@ -63,4 +63,23 @@ struct DenseAttentionArgs {
   bool accumulate = false;
 };
 
+// Gradients of dense_attention over these keys, given its result over all keys. Each is added to what its
+// tensor holds, in f32, so that keys may come one place after another: with p = exp(scale * q k - lse) and ds =
+// p * (d_out v - d_out out), d_q += scale * ds k, d_k += scale * ds q, d_v += p * d_out (FlashAttention-2,
+// arXiv 2307.08691, section 3.1.2). A key that several heads of a group, or several spans, share gets their sum
+// in the order of spans, then queries, then heads.
+struct DenseAttentionBackwardArgs {
+  Tensor q;                              // [rows, heads, dim] f32 or act
+  Tensor k, v;                           // [keys, kv_heads, dim] f32, bf16 or f16
+  const AttentionSpan* spans = nullptr;  // [span_count], device memory
+  int32_t span_count = 0;
+  Tensor out;    // [rows, heads, dim] f32 or act
+  Tensor lse;    // [rows, heads] f32, over all keys
+  Tensor d_out;  // [rows, heads, dim] f32 or act
+  Tensor d_q;    // [rows, heads, dim] f32
+  Tensor d_k;    // [keys, kv_heads, dim] f32
+  Tensor d_v;    // [keys, kv_heads, dim] f32
+  float scale = 0;
+};
+
 }  // namespace longhaul

@@ -124,5 +124,8 @@ Status run(Backend& b, Stream& s, const UnpackHeadsArgs& a) {
 Status run(Backend& b, Stream& s, const DenseAttentionArgs& a, Workspace w) {
   return call(b, s, "dense_attention", b.ops().dense_attention, b.ops().dense_attention_workspace, a, w);
 }
+Status run(Backend& b, Stream& s, const DenseAttentionBackwardArgs& a) {
+  return call(b, s, "dense_attention_backward", b.ops().dense_attention_backward, a);
+}
 
 }  // namespace longhaul

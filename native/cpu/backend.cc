@@ -46,6 +46,7 @@ constexpr Ops kOps = {
     .pack_heads = pack_heads,
     .unpack_heads = unpack_heads,
     .dense_attention = dense_attention,
+    .dense_attention_backward = dense_attention_backward,
     .gemm_workspace = gemm_workspace,
     .attention_workspace = attention_workspace,
     .score_keys_workspace = score_keys_workspace,

@@ -42,10 +42,11 @@ Status router_loss(Stream&, const RouterLossArgs&, Workspace);
 Status route_backward(Stream&, const RouteBackwardArgs&);
 Status expert_backward(Stream&, const ExpertBackwardArgs&, Workspace);
 Status linear_backward(Stream&, const LinearBackwardArgs&);
-// heads.cc, dense_attention.cc
+// heads.cc, dense_attention.cc, attention_backward.cc
 Status pack_heads(Stream&, const PackHeadsArgs&);
 Status unpack_heads(Stream&, const UnpackHeadsArgs&);
 Status dense_attention(Stream&, const DenseAttentionArgs&, Workspace);
+Status dense_attention_backward(Stream&, const DenseAttentionBackwardArgs&);
 
 size_t gemm_workspace(const GemmArgs&);
 size_t attention_workspace(const AttentionArgs&);

@@ -4,19 +4,6 @@
 #include <string>
 
 namespace longhaul {
-namespace {
-
-size_t row_bytes(int64_t heads, int64_t dim, DType dtype) {
-  return static_cast<size_t>(heads * dim) * size_of(dtype);
-}
-
-// The first elements of a piece of memory that is as large as its largest use.
-Tensor view_of(const Tensor& memory, DType dtype, std::initializer_list<int64_t> shape) {
-  return Tensor::dense(memory.data, dtype, shape);
-}
-
-}  // namespace
-
 Result<std::unique_ptr<SequenceAttention>> SequenceAttention::create(Communicator& world, Stream& stream,
                                                                      const SequenceGrid& grid,
                                                                      const SequenceShape& shape,
@@ -75,6 +62,11 @@ Status SequenceAttention::upload_tables(Stream& stream) {
   const std::vector<HeadSlot> query = slots_of(heads_.query);
   const std::vector<HeadSlot> kv = slots_of(heads_.kv);
   const std::vector<int32_t> gathered = split_.gathered_rows();
+  std::vector<int32_t> by_place;
+  for (int c = 0; c < grid_.context; ++c) {
+    const std::vector<int32_t> rows = split_.packed_rows(c);
+    by_place.insert(by_place.end(), rows.begin(), rows.end());
+  }
   query_parts_.slot_count = static_cast<int32_t>(query.size());
   kv_parts_.slot_count = static_cast<int32_t>(kv.size());
 
@@ -83,6 +75,7 @@ Status SequenceAttention::upload_tables(Stream& stream) {
     query_parts_.slots = static_cast<const HeadSlot*>(take(query));
     kv_parts_.slots = static_cast<const HeadSlot*>(take(kv));
     gathered_rows_ = static_cast<const int32_t*>(take(gathered));
+    rows_by_place_ = static_cast<const int32_t*>(take(by_place));
     for (DeviceSpans& spans : spans_) spans.spans = static_cast<const AttentionSpan*>(take(spans.list.spans));
     return arena.used();
   };
@@ -96,22 +89,20 @@ Status SequenceAttention::upload_tables(Stream& stream) {
   LONGHAUL_TRY(upload(query_parts_.slots, query));
   LONGHAUL_TRY(upload(kv_parts_.slots, kv));
   LONGHAUL_TRY(upload(gathered_rows_, gathered));
+  LONGHAUL_TRY(upload(rows_by_place_, by_place));
   for (const DeviceSpans& spans : spans_) LONGHAUL_TRY(upload(spans.spans, spans.list.spans));
   return {};
 }
 
 void SequenceAttention::lay_out(Arena& arena) {
   const int64_t dim = shape_.dim;
-  const bool is_ring = grid_.exchange == ContextExchange::kRing;
-  int64_t most_rows = is_ring ? 0 : split_.total();
-  for (int c = 0; c < grid_.context && is_ring; ++c) most_rows = std::max(most_rows, split_.rows(c));
 
   // A head's lse, 4 bytes, is no more than its row of the smallest dimension.
   const size_t packed_row = std::max(row_bytes(shape_.heads, dim, shape_.activation),
                                      row_bytes(kv_parts_.slot_count, dim, shape_.kv));
   packed_ = arena.take(DType::kU8, {rows() * static_cast<int64_t>(packed_row)});
   q_ = arena.take(shape_.activation, {place_rows(), own_heads(), dim});
-  for (Tensor& kv : kv_) kv = arena.take(shape_.kv, {2 * most_rows * own_kv_heads() * dim});
+  for (Tensor& kv : kv_) kv = arena.take(shape_.kv, {2 * most_rows() * own_kv_heads() * dim});
   out_ = arena.take(shape_.activation, {place_rows(), own_heads(), dim});
   sum_ = arena.take(DType::kF32, {place_rows(), own_heads(), dim});
   state_ = arena.take(DType::kF32, {place_rows(), own_heads(), 2});
@@ -120,11 +111,18 @@ void SequenceAttention::lay_out(Arena& arena) {
 
   workspace_.bytes = 0;
   for (size_t step = 0; step < spans_.size(); ++step) {
-    DenseAttentionArgs args = attention(spans_[step], q_, key_values(kv_[0], most_rows));
+    DenseAttentionArgs args = attention(spans_[step], q_, key_values(kv_[0], most_rows()));
     args.accumulate = step > 0;
     workspace_.bytes = std::max(workspace_.bytes, world_.backend().ops().dense_attention_workspace(args));
   }
   workspace_.data = arena.take_bytes(workspace_.bytes);
+}
+
+int64_t SequenceAttention::most_rows() const {
+  if (grid_.exchange == ContextExchange::kAllGather) return split_.total();
+  int64_t most = 0;
+  for (int c = 0; c < grid_.context; ++c) most = std::max(most, split_.rows(c));
+  return most;
 }
 
 int64_t SequenceAttention::pairs() const {
@@ -138,7 +136,7 @@ int64_t SequenceAttention::ulysses_rows(int u) const {
 }
 
 SequenceAttention::KeyValues SequenceAttention::key_values(const Tensor& memory, int64_t rows) const {
-  const Tensor both = view_of(memory, shape_.kv, {2 * rows, own_kv_heads(), shape_.dim});
+  const Tensor both = view_of(memory, memory.dtype, {2 * rows, own_kv_heads(), shape_.dim});
   return {both.slice(0, rows), both.slice(rows, rows)};
 }
 
@@ -230,9 +228,21 @@ Status SequenceAttention::attend_ring(Stream& stream, const Tensor& q) {
                              .lse = rounded_lse_});
 }
 
-// The keys of all places, in the batch's order, and one softmax.
-Status SequenceAttention::attend_gathered(Stream& stream, const Tensor& q) {
+Status SequenceAttention::reorder(Stream& stream, const int32_t* order, const KeyValues& from,
+                                  const KeyValues& to) {
   const int64_t width = own_kv_heads() * int64_t{shape_.dim};
+  const Tensor index = Tensor::dense(const_cast<int32_t*>(order), DType::kI32, {split_.total()});
+  for (auto [x, out] : {std::pair{from.k, to.k}, {from.v, to.v}}) {
+    LONGHAUL_TRY(run(world_.backend(), stream,
+                     GatherRowsArgs{.x = view_of(x, x.dtype, {split_.total(), width}),
+                                    .index = index,
+                                    .out = view_of(out, x.dtype, {split_.total(), width})}));
+  }
+  return {};
+}
+
+// The keys of all places, in the batch's order.
+Result<SequenceAttention::KeyValues> SequenceAttention::gather_keys(Stream& stream) {
   const KeyValues own = key_values(kv_[0], place_rows());
   KeyValues all = key_values(kv_[1], split_.total());
   std::vector<size_t> bytes_of;
@@ -243,16 +253,10 @@ Status SequenceAttention::attend_gathered(Stream& stream, const Tensor& q) {
   LONGHAUL_TRY(context_->all_gather(stream, own.v.data, all.v.data, bytes_of));
   if (grid_.rows == RowScheme::kZigzag) {
     const KeyValues ordered = key_values(kv_[0], split_.total());
-    const Tensor index = Tensor::dense(const_cast<int32_t*>(gathered_rows_), DType::kI32, {split_.total()});
-    for (auto [from, to] : {std::pair{all.k, ordered.k}, {all.v, ordered.v}}) {
-      LONGHAUL_TRY(run(world_.backend(), stream,
-                       GatherRowsArgs{.x = view_of(from, shape_.kv, {split_.total(), width}),
-                                      .index = index,
-                                      .out = view_of(to, shape_.kv, {split_.total(), width})}));
-    }
+    LONGHAUL_TRY(reorder(stream, gathered_rows_, all, ordered));
     all = ordered;
   }
-  return attend(stream, spans_[0], q, all, out_, false);
+  return all;
 }
 
 Status SequenceAttention::check_rows(const char* name, const Tensor& x, int64_t heads, int64_t dim,
@@ -275,7 +279,8 @@ Status SequenceAttention::forward(Stream& stream, const Tensor& q, const Tensor&
   LONGHAUL_TRY(scatter_heads(stream, kv_parts_, k, own.k));
   LONGHAUL_TRY(scatter_heads(stream, kv_parts_, v, own.v));
   if (grid_.exchange == ContextExchange::kAllGather) {
-    LONGHAUL_TRY(attend_gathered(stream, q_));
+    LONGHAUL_ASSIGN(const KeyValues all, gather_keys(stream));
+    LONGHAUL_TRY(attend(stream, spans_[0], q_, all, out_, false));
   } else {
     LONGHAUL_TRY(attend_ring(stream, q_));
   }

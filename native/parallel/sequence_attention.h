@@ -44,6 +44,15 @@ struct SequenceShape {
   float scale = 0;                 // of scores
 };
 
+// The first elements of a piece of memory that is as large as its largest use.
+inline Tensor view_of(const Tensor& memory, DType dtype, std::initializer_list<int64_t> shape) {
+  return Tensor::dense(memory.data, dtype, shape);
+}
+
+inline size_t row_bytes(int64_t heads, int64_t dim, DType dtype) {
+  return static_cast<size_t>(heads * dim) * size_of(dtype);
+}
+
 // One rank's part of a batch. Made by all ranks with the same arguments; runs once a layer.
 class SequenceAttention {
  public:
@@ -62,9 +71,17 @@ class SequenceAttention {
   int64_t pairs() const;
 
   // q [rows, heads, dim], k and v [rows, kv_heads, dim], out [rows, heads, dim]; rows and heads may be strided.
-  // lse, when given, [rows, heads] f32: log of the sum of exp(scaled scores), as a backward pass wants it.
+  // lse, when given, [rows, heads] f32: log of the sum of exp(scaled scores), as backward() wants it.
   Status forward(Stream& stream, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
                  const Tensor& lse);
+
+  // Gradients of a loss with the gradient d_out by out, given forward's arguments and results. d_q [rows,
+  // heads, dim], d_k and d_v [rows, kv_heads, dim] f32 are written; sums over queries, heads and ranks are in
+  // f32 too. In a ring the gradients of keys travel with the keys, and one step more to get home. kUnsupported
+  // where the backend has no dense_attention_backward.
+  Status backward(Stream& stream, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+                  const Tensor& lse, const Tensor& d_out, const Tensor& d_q, const Tensor& d_k,
+                  const Tensor& d_v);
 
  private:
   // Heads of a tensor as parts of the Ulysses ranks.
@@ -92,6 +109,7 @@ class SequenceAttention {
   DenseAttentionArgs attention(const DeviceSpans& spans, const Tensor& q, const KeyValues& kv) const;
 
   int64_t ulysses_rows(int u) const;
+  int64_t most_rows() const;  // of any place whose keys this rank holds
   int64_t place_rows() const { return split_.rows(place_); }
   int32_t own_heads() const { return heads_.query[static_cast<size_t>(ulysses_rank_)].count; }
   int32_t own_kv_heads() const { return heads_.kv[static_cast<size_t>(ulysses_rank_)].count; }
@@ -100,9 +118,18 @@ class SequenceAttention {
   Status scatter_heads(Stream& stream, const HeadParts& parts, const Tensor& x, const Tensor& full);
   Status gather_heads(Stream& stream, const HeadParts& parts, const Tensor& full, const Tensor& out);
   Status attend_ring(Stream& stream, const Tensor& q);
-  Status attend_gathered(Stream& stream, const Tensor& q);
+  Result<KeyValues> gather_keys(Stream& stream);
+  // Rows of all places into another order.
+  Status reorder(Stream& stream, const int32_t* order, const KeyValues& from, const KeyValues& to);
   Status attend(Stream& stream, const DeviceSpans& spans, const Tensor& q, const KeyValues& kv,
                 const Tensor& out, bool accumulate);
+
+  Status prepare_backward();
+  void lay_out_backward(Arena& arena);
+  Status set_zero(Stream& stream, const Tensor& x);
+  Status attend_back(Stream& stream, const DeviceSpans& spans, const KeyValues& kv, const KeyValues& d_kv);
+  Result<KeyValues> ring_back(Stream& stream);
+  Result<KeyValues> gathered_back(Stream& stream);
 
   Communicator& world_;
   SequenceGrid grid_;
@@ -117,8 +144,9 @@ class SequenceAttention {
   std::vector<int32_t> positions_;
 
   HeadParts query_parts_, kv_parts_;
-  std::vector<DeviceSpans> spans_;  // of each step round the ring, or one
-  const int32_t* gathered_rows_ = nullptr;
+  std::vector<DeviceSpans> spans_;          // of each step round the ring, or one
+  const int32_t* gathered_rows_ = nullptr;  // device memory, as rows_by_place_
+  const int32_t* rows_by_place_ = nullptr;
 
   Buffer tables_;
   Buffer memory_;
@@ -131,6 +159,12 @@ class SequenceAttention {
   Tensor lse_;          // [place rows, own heads]
   Tensor rounded_lse_;  // the same, where sum_ is rounded to out_
   Workspace workspace_;
+
+  // Of backward(), made when it is first called.
+  Buffer backward_memory_;
+  Tensor d_out_;    // [place rows, own heads, dim] of the activations
+  Tensor d_q_;      // the same in f32
+  Tensor d_kv_[2];  // as kv_, f32
 };
 
 }  // namespace longhaul

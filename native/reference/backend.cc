@@ -50,6 +50,7 @@ constexpr Ops kOps = {
     .pack_heads = reference::pack_heads,
     .unpack_heads = reference::unpack_heads,
     .dense_attention = reference::dense_attention,
+    .dense_attention_backward = reference::dense_attention_backward,
     .gemm_workspace = no_workspace,
     .attention_workspace = no_workspace,
     .score_keys_workspace = no_workspace,

@@ -37,5 +37,6 @@ Status linear_backward(Stream&, const LinearBackwardArgs&);
 Status pack_heads(Stream&, const PackHeadsArgs&);
 Status unpack_heads(Stream&, const UnpackHeadsArgs&);
 Status dense_attention(Stream&, const DenseAttentionArgs&, Workspace);
+Status dense_attention_backward(Stream&, const DenseAttentionBackwardArgs&);
 
 }  // namespace longhaul::reference

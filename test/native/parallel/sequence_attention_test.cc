@@ -5,70 +5,12 @@
 #include <limits>
 
 #include "attention_case.h"
+#include "attention_ranks.h"
 #include "parallel/thread_transport.h"
 #include "ranks.h"
 
 namespace longhaul::testing {
 namespace {
-
-// Tensors of one rank in its device's memory.
-class DeviceRows {
- public:
-  DeviceRows(Backend& backend, Stream& stream) : backend_(backend), stream_(stream) {}
-
-  // Rows `rows` of x, whose rows are [heads, dim].
-  Tensor put(const std::vector<float>& x, std::span<const int32_t> rows, int64_t heads, int64_t dim,
-             DType dtype) {
-    const int64_t width = heads * dim;
-    std::vector<float> values;
-    std::vector<Bf16> halves;
-    for (int32_t row : rows) {
-      for (int64_t i = 0; i < width; ++i) {
-        values.push_back(x[static_cast<size_t>(row * width + i)]);
-        halves.push_back(to_bf16(values.back()));
-      }
-    }
-    const Tensor tensor = make(dtype, static_cast<int64_t>(rows.size()), heads, dim);
-    const void* const from = dtype == DType::kF32 ? static_cast<const void*>(values.data()) : halves.data();
-    EXPECT_OK(backend_.upload(stream_, tensor.data, from, static_cast<size_t>(tensor.bytes())));
-    return tensor;
-  }
-
-  Tensor make(DType dtype, int64_t rows, int64_t heads, int64_t dim) {
-    Tensor tensor = Tensor::dense(nullptr, dtype, {rows, heads, dim});
-    auto buffer = backend_.allocate(static_cast<size_t>(tensor.bytes()) + 64, MemoryUse::kWorkspace);
-    EXPECT_OK(buffer.status());
-    tensor.data = buffer.value().data();
-    buffers_.push_back(std::move(buffer.value()));
-    return tensor;
-  }
-
-  std::vector<float> get(const Tensor& tensor) {
-    std::vector<char> bytes(static_cast<size_t>(tensor.bytes()));
-    EXPECT_OK(backend_.download(stream_, bytes.data(), tensor.data, bytes.size()));
-    std::vector<float> values;
-    for (int64_t i = 0; i < tensor.elements(); ++i) {
-      const void* const at = bytes.data() + static_cast<size_t>(i) * size_of(tensor.dtype);
-      values.push_back(tensor.dtype == DType::kF32 ? *static_cast<const float*>(at)
-                                                   : to_f32(*static_cast<const Bf16*>(at)));
-    }
-    return values;
-  }
-
- private:
-  Backend& backend_;
-  Stream& stream_;
-  std::vector<Buffer> buffers_;
-};
-
-SequenceShape shape_of(const AttentionCase& c, DType dtype) {
-  return {.heads = static_cast<int32_t>(c.heads),
-          .kv_heads = static_cast<int32_t>(c.kv_heads),
-          .dim = static_cast<int32_t>(c.dim),
-          .activation = dtype,
-          .kv = dtype,
-          .scale = c.scale()};
-}
 
 // What one rank holds after forward().
 struct Part {
@@ -100,8 +42,6 @@ Part on_one_rank(Backend& backend, Stream& stream, const AttentionCase& c, DType
   return part.ok() ? part.value() : Part{};
 }
 
-enum class Against { kBits, kMillionth, kBf16 };
-
 // This rank's rows against the case and against the same rows of one rank.
 void expect_rows(const Part& part, const Part& single, const AttentionCase& c, Against against) {
   const double allowed = against == Against::kMillionth ? 1e-6 : against == Against::kBf16 ? 0x1p-7 : 0;
@@ -130,33 +70,6 @@ void expect_rows(const Part& part, const Part& single, const AttentionCase& c, A
       ASSERT_LE(std::fabs(got - truth), slack) << "row " << row << " head " << h;
     }
   }
-}
-
-struct NamedGrid {
-  std::string name;
-  SequenceGrid grid;
-  Against against;
-};
-
-std::vector<NamedGrid> grids_of(int ranks) {
-  constexpr auto kRing = ContextExchange::kRing;
-  constexpr auto kAllGather = ContextExchange::kAllGather;
-  constexpr auto kContiguous = RowScheme::kContiguous;
-  constexpr auto kZigzag = RowScheme::kZigzag;
-  std::vector<NamedGrid> grids = {
-      {"ulysses", {ranks, 1, kContiguous, kRing}, Against::kBits},
-      {"ring", {1, ranks, kContiguous, kRing}, Against::kMillionth},
-      {"zigzag ring", {1, ranks, kZigzag, kRing}, Against::kMillionth},
-      {"all-gather", {1, ranks, kContiguous, kAllGather}, Against::kBits},
-      {"zigzag all-gather", {1, ranks, kZigzag, kAllGather}, Against::kBits},
-  };
-  for (int ulysses = 2; ulysses < ranks; ulysses *= 2) {
-    const std::string name = std::to_string(ulysses) + " x " + std::to_string(ranks / ulysses);
-    grids.push_back({"hybrid " + name, {ulysses, ranks / ulysses, kZigzag, kRing}, Against::kMillionth});
-    grids.push_back(
-        {"hybrid all-gather " + name, {ulysses, ranks / ulysses, kZigzag, kAllGather}, Against::kBits});
-  }
-  return grids;
 }
 
 class SequenceAttentionTest : public ::testing::TestWithParam<int> {
