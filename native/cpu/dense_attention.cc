@@ -71,16 +71,20 @@ void fill_nothing(const DenseAttentionArgs& a) {
   }
 }
 
-// Ring attention's update: out moves towards the part by the share of all weight that the part has.
+// Ring attention's update: out moves towards the part by the share of all weight that the part has. Sums are in
+// double and rounded once: a row meets this as often as there are ranks.
 void merge_row(const float* part, const float* part_state, float* out, float* state, float* lse, int64_t dim) {
   if (part_state[1] == 0) return;  // saw nothing: such a part may hold anything
-  const float largest = std::max(state[1] == 0 ? kNothing : state[0], part_state[0]);
-  const float before = state[1] == 0 ? 0 : state[1] * std::exp2(state[0] - largest);
-  const float more = part_state[1] * std::exp2(part_state[0] - largest);
-  const float share = more / (before + more);
-  for (int64_t d = 0; d < dim; ++d) out[d] = before == 0 ? part[d] : out[d] + share * (part[d] - out[d]);
-  state[0] = largest;
-  state[1] = before + more;
+  const double largest = std::max(state[1] == 0 ? kNothing : state[0], part_state[0]);
+  const double before = state[1] == 0 ? 0 : double{state[1]} * std::exp2(double{state[0]} - largest);
+  const double more = double{part_state[1]} * std::exp2(double{part_state[0]} - largest);
+  const double share = more / (before + more);
+  for (int64_t d = 0; d < dim; ++d) {
+    const double was = before == 0 ? part[d] : out[d];
+    out[d] = static_cast<float>(was + share * (double{part[d]} - was));
+  }
+  state[0] = static_cast<float>(largest);
+  state[1] = static_cast<float>(before + more);
   *lse = (state[0] + std::log2(state[1])) * std::numbers::ln2_v<float>;
 }
 

@@ -9,7 +9,7 @@
 namespace longhaul {
 namespace {
 
-using RankSegments = std::vector<std::vector<Segment>>;
+using RankSegments = std::vector<std::vector<RowSegment>>;
 
 // The part of rows [begin, end) of the batch in each sequence.
 void split_contiguous(const std::vector<int32_t>& bounds, RankSegments& segments) {
@@ -38,8 +38,8 @@ void split_zigzag(const std::vector<int32_t>& bounds, RankSegments& segments) {
       const auto chunks = static_cast<int64_t>(2 * ranks);
       const int64_t begin = even_edge(length, chunks, static_cast<int64_t>(c));
       const int64_t end = even_edge(length, chunks, static_cast<int64_t>(c) + 1);
-      return Segment{static_cast<int32_t>(s), static_cast<int32_t>(begin),
-                     static_cast<int32_t>(bounds[s] + begin), static_cast<int32_t>(end - begin)};
+      return RowSegment{static_cast<int32_t>(s), static_cast<int32_t>(begin),
+                        static_cast<int32_t>(bounds[s] + begin), static_cast<int32_t>(end - begin)};
     };
     const auto pair_rows = [&](size_t pair) { return chunk(pair).count + chunk(2 * ranks - 1 - pair).count; };
     std::iota(pairs.begin(), pairs.end(), size_t{0});
@@ -56,9 +56,9 @@ void split_zigzag(const std::vector<int32_t>& bounds, RankSegments& segments) {
 }
 
 template <class Value>
-std::vector<int32_t> each_row(const std::vector<Segment>& segments, Value first_of) {
+std::vector<int32_t> each_row(const std::vector<RowSegment>& segments, Value first_of) {
   std::vector<int32_t> values;
-  for (const Segment& segment : segments) {
+  for (const RowSegment& segment : segments) {
     for (int32_t i = 0; i < segment.count; ++i) values.push_back(first_of(segment) + i);
   }
   return values;
@@ -100,16 +100,16 @@ Result<RowSplit> RowSplit::make(std::span<const int32_t> bounds, int ranks, RowS
 
 int64_t RowSplit::rows(int rank) const {
   int64_t count = 0;
-  for (const Segment& segment : segments(rank)) count += segment.count;
+  for (const RowSegment& segment : segments(rank)) count += segment.count;
   return count;
 }
 
 std::vector<int32_t> RowSplit::packed_rows(int rank) const {
-  return each_row(segments(rank), [](const Segment& s) { return s.row; });
+  return each_row(segments(rank), [](const RowSegment& s) { return s.row; });
 }
 
 std::vector<int32_t> RowSplit::positions(int rank) const {
-  return each_row(segments(rank), [](const Segment& s) { return s.position; });
+  return each_row(segments(rank), [](const RowSegment& s) { return s.position; });
 }
 
 std::vector<int32_t> RowSplit::gathered_rows() const {
@@ -128,12 +128,12 @@ std::vector<int32_t> RowSplit::gathered_rows() const {
 SpanList RowSplit::spans(int query_rank, int key_rank) const {
   SpanList list;
   int32_t q_begin = 0;
-  for (const Segment& query : segments(query_rank)) {
+  for (const RowSegment& query : segments(query_rank)) {
     int32_t k_begin = 0;
     int32_t k_row = 0;
     int32_t k_count = 0;
     int32_t offset = 0;
-    for (const Segment& key : segments(key_rank)) {
+    for (const RowSegment& key : segments(key_rank)) {
       if (key.sequence == query.sequence && key.position < query.position + query.count) {
         if (k_count == 0) k_begin = k_row;
         offset = k_count + query.position - key.position;
@@ -150,7 +150,7 @@ SpanList RowSplit::spans(int query_rank, int key_rank) const {
 SpanList RowSplit::spans_of_all(int query_rank) const {
   SpanList list;
   int32_t q_begin = 0;
-  for (const Segment& query : segments(query_rank)) {
+  for (const RowSegment& query : segments(query_rank)) {
     const int32_t k_begin = bounds_[static_cast<size_t>(query.sequence)];
     list.add({q_begin, query.count, k_begin, query.position + query.count, query.position});
     q_begin += query.count;

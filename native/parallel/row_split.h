@@ -24,7 +24,7 @@ enum class RowScheme : uint8_t {
 };
 
 // Rows of one sequence that follow one another, on one rank.
-struct Segment {
+struct RowSegment {
   int32_t sequence = 0;
   int32_t position = 0;  // of the first row, in its sequence
   int32_t row = 0;       // of the first row, in the packed batch
@@ -50,7 +50,7 @@ class RowSplit {
   int ranks() const { return static_cast<int>(segments_.size()); }
   int64_t total() const { return total_; }
   // A rank's rows, in the order in which it holds them: by sequence, then by position.
-  const std::vector<Segment>& segments(int rank) const { return segments_[static_cast<size_t>(rank)]; }
+  const std::vector<RowSegment>& segments(int rank) const { return segments_[static_cast<size_t>(rank)]; }
   int64_t rows(int rank) const;
   // For each of these rows its place in the batch, and its position in its sequence.
   std::vector<int32_t> packed_rows(int rank) const;
@@ -65,7 +65,7 @@ class RowSplit {
 
  private:
   std::vector<int32_t> bounds_;
-  std::vector<std::vector<Segment>> segments_;  // [rank]
+  std::vector<std::vector<RowSegment>> segments_;  // [rank]
   int64_t total_ = 0;
 };
 
