@@ -51,11 +51,11 @@ struct DensePages {
             .q = a.q,
             .out = a.accumulate ? part : a.out,
             .lse = a.accumulate ? Tensor() : a.lse,
-            .state = a.accumulate ? part_state : a.state,
             .kv_heads = static_cast<int32_t>(a.k.shape[1]),
             .scale = a.scale,
             .max_length = a.max_keys,
-            .role = RowRole::kBlock};
+            .role = RowRole::kBlock,
+            .state = a.accumulate ? part_state : a.state};
   }
 };
 

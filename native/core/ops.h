@@ -128,14 +128,14 @@ struct AttentionArgs {
   Tensor q;    // [rows, heads, dim] f32 or act, after RoPE
   Tensor out;  // [rows, heads, dim] act
   Tensor lse;  // optional, [rows, heads] f32: log of the sum of exp(scaled scores)
-  // optional, kBlock only, [rows, heads, 2] f32: m, about the largest score in base 2, and the sum of 2^(score
-  // - m). An f32 lse of 32 or more is off by 1e-6, and so are weights made of it; this pair is not.
-  Tensor state;
   int32_t kv_heads = 0;
   float scale = 0;
   // No head of a view holds more rows: the host sizes grids and workspace by it, since it cannot see lengths.
   int32_t max_length = 0;
   RowRole role = RowRole::kBlock;
+  // optional, kBlock only, [rows, heads, 2] f32: m, about the largest score in base 2, and the sum of 2^(score
+  // - m). An f32 lse of 32 or more is off by 1e-6, and so are weights made of it; this pair is not.
+  Tensor state;
 };
 
 // Merges partial attention results over disjoint keys: out = sum_s w_s out_s, w_s = exp(lse_s - lse).

@@ -176,6 +176,14 @@ TEST_F(CheckTest, Attention) {
   a.lse = f32({3, 2});
   rejects(a, "attention: lse is [3, 2], needs [3, 4]");
   a.lse = Tensor();
+  a.state = f32({3, 4});
+  EXPECT_FALSE(check(a).ok());
+  a.state = f32({3, 4, 2});
+  accepts(a);
+  a.role = RowRole::kDecode;
+  rejects(a, "attention: state is given for rows of blocks only");
+  a.role = RowRole::kBlock;
+  a.state = Tensor();
   a.kv_heads = 3;
   rejects(a, "attention: kv_heads must divide the number of heads, got 4");
   a.kv_heads = 0;
