@@ -16,8 +16,9 @@ namespace {
 struct PartTasks {
   const ExpertSegment* segment;
   const ExpertPart* part;
-  int32_t index;  // of the part
-  int64_t groups, row_tasks, panel_tasks;
+  int32_t index;                             // of the part
+  int64_t task_groups = 0, task_panels = 0;  // of a task
+  int64_t row_tasks = 0, panel_tasks = 0;    // how many there are
 };
 
 // Values of K of x, or of the middle, with room for a pair.
@@ -37,10 +38,22 @@ int64_t rows_of(const Args& a) {
   return rows;
 }
 
-PartTasks tasks_of(const ExpertSegment& segment, int32_t p, const Weight& weight, int64_t group_rows) {
-  const int64_t groups = ceil_div(segment.row_count, group_rows);
-  return {&segment, &segment.parts[static_cast<size_t>(p)], p,
-          groups,   ceil_div(groups, kTaskGroups),          ceil_div(layout_of(weight).panels(), kTaskPanels)};
+PartTasks tasks_of(const ExpertSegment& segment, int32_t p, const Weight& weight, int64_t group_rows,
+                   int threads) {
+  const int64_t groups = ceil_div(segment.row_count, group_rows), panels = layout_of(weight).panels();
+  PartTasks tasks{&segment, &segment.parts[static_cast<size_t>(p)], p};
+  tasks.task_groups = std::min(kTaskGroups, groups);
+  tasks.task_panels = kTaskPanels;
+  const auto count = [&] {
+    tasks.row_tasks = ceil_div(groups, tasks.task_groups);
+    tasks.panel_tasks = ceil_div(panels, tasks.task_panels);
+    return tasks.row_tasks * tasks.panel_tasks;
+  };
+  // Fewer panels a task when there would be too few tasks; then fewer rows.
+  const int64_t wanted = threads == 1 ? 1 : threads * kTasksPerThread;
+  while (count() < wanted && tasks.task_panels > 2) tasks.task_panels /= 2;
+  while (count() < wanted && tasks.task_groups > 1) tasks.task_groups = ceil_div(tasks.task_groups, 2);
+  return tasks;
 }
 
 // Calls body(tasks of the part, its task, slot) for every task of every part that there is.
@@ -53,7 +66,8 @@ void for_part_tasks(CpuStream& stream, const Args& a, int64_t group_rows, Weight
       if (segment.row_count == 0) continue;
       for (int32_t p = 0; p < a.parts; ++p) {
         const ExpertPart& part = segment.parts[static_cast<size_t>(p)];
-        if (part.experts > 0 && visit(tasks_of(segment, p, weight_of(part), group_rows))) return;
+        if (part.experts > 0 && visit(tasks_of(segment, p, weight_of(part), group_rows, stream.threads())))
+          return;
       }
     }
   };
@@ -159,12 +173,12 @@ Status expert_shrink(Stream& base, const ExpertShrinkArgs& a, Workspace workspac
     const ExpertPart& part = *tasks.part;
     const PackedLayout layout = layout_of(*part.a);
     const ProductPlan plan = plan_for(kernels, layout.dtype);
-    const int64_t first_group = task % tasks.row_tasks * kTaskGroups;
+    const int64_t first_group = task % tasks.row_tasks * tasks.task_groups;
     const int64_t row = tasks.segment->row_begin + first_group * group_rows;
     const int64_t rows =
-        std::min(kTaskGroups * group_rows, tasks.segment->row_begin + tasks.segment->row_count - row);
-    const int64_t first_panel = task / tasks.row_tasks * kTaskPanels;
-    const int64_t end_panel = std::min(first_panel + kTaskPanels, layout.panels());
+        std::min(tasks.task_groups * group_rows, tasks.segment->row_begin + tasks.segment->row_count - row);
+    const int64_t first_panel = task / tasks.row_tasks * tasks.task_panels;
+    const int64_t end_panel = std::min(first_panel + tasks.task_panels, layout.panels());
     const int64_t element = static_cast<int64_t>(size_of(layout.dtype));
     const uint64_t used = used_experts(part, tasks.index, a.weights, row, rows);
     const auto needed = [&](int64_t panel) {
@@ -264,18 +278,18 @@ Status expert_expand(Stream& base, const ExpertExpandArgs& a, Workspace workspac
     const PackedLayout layout = layout_of(*part.b);
     const ProductPlan plan = plan_for(kernels, layout.dtype);
     const int64_t depth = layout.depth();
-    const int64_t first_group = task % tasks.row_tasks * kTaskGroups;
+    const int64_t first_group = task % tasks.row_tasks * tasks.task_groups;
     const int64_t row = tasks.segment->row_begin + first_group * group_rows;
     const int64_t rows =
-        std::min(kTaskGroups * group_rows, tasks.segment->row_begin + tasks.segment->row_count - row);
-    const int64_t panel = task / tasks.row_tasks * kTaskPanels;
+        std::min(tasks.task_groups * group_rows, tasks.segment->row_begin + tasks.segment->row_count - row);
+    const int64_t panel = task / tasks.row_tasks * tasks.task_panels;
     const int64_t element = static_cast<int64_t>(size_of(layout.dtype));
     GemmBlock block = {};
     block.w_panel = static_cast<int64_t>(layout.panel_bytes());
     block.acc = static_cast<float*>(stream.scratch(slot));
     block.acc_stride = kTaskPanels * kPanel;
     block.x_group = group_rows * depth * plan.x_bytes;
-    block.panels = static_cast<int>(std::min(kTaskPanels, layout.panels() - panel));
+    block.panels = static_cast<int>(std::min(tasks.task_panels, layout.panels() - panel));
     block.first = true;
     const char* const x = packed(tasks.index, tasks.segment->row_begin) + first_group * block.x_group;
     const char* const w = static_cast<const char*>(part.b->storage.data()) + panel * block.w_panel;
