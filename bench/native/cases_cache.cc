@@ -178,11 +178,8 @@ void add_truncate(const CaseContext& ctx, Cases& cases) {
 
 const std::vector<OpEntry>& cache_entries() {
   static const std::vector<OpEntry> entries = {
-      {"append", add_append},
-      {"attention", add_attention},
-      {"merge_states", add_merge_states},
-      {"truncate", add_truncate},
-      {"pack_positions", add_pack_positions},
+      {"append", add_append},     {"attention", add_attention},           {"merge_states", add_merge_states},
+      {"truncate", add_truncate}, {"pack_positions", add_pack_positions},
   };
   return entries;
 }
