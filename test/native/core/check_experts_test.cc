@@ -25,6 +25,7 @@ class NoBackend : public Backend {
   std::string description() const override { return ""; }
   const Ops& ops() const override { return ops_; }
   DType activation_dtype(DType) const override { return DType::kF32; }
+  bool is_host_memory() const override { return true; }
   Result<std::unique_ptr<Stream>> make_stream() override { return unsupported("no streams"); }
   Status upload(Stream&, void*, const void*, size_t) override { return unsupported("no memory"); }
   Status download(Stream&, void*, const void*, size_t) override { return unsupported("no memory"); }
