@@ -168,6 +168,7 @@ Status Sequence::make_positions(int64_t rows) {
   if (!packed.ok()) return broken(packed.status());
   // Rows are where others were: their positions do not tell any more whose they are.
   policy_.own.clear();
+  own_ = Buffer();
   next_position_ = packed.value().end;
   packing_.settled = packed.value().end;
   ++packing_.times;
