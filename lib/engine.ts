@@ -453,7 +453,7 @@ export class Engine {
     const makeBuilder = {
       "per-episode": () => new PerEpisodeBuilder(create, policy.block),
       batched: () => new BatchedBuilder(create, policy.block),
-      shared: () => new SharedBuilder(create, policy.block, unionOf(settings, policy.budgets)),
+      shared: () => new SharedBuilder(create, policy.block, unionOf(name, settings, policy.budgets)),
     };
     const builder = makeBuilder[settings.builder]();
     // Episodes that are made anew begin at position 0 again: absolute turns need what is left of the model's positions.

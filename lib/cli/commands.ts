@@ -130,7 +130,7 @@ Example:
       ...memoryOptions,
       ...engineOptions,
     },
-    notes: `Prints the address on stdout when it is ready. SIGTERM or Ctrl-C: no new requests, and the end of those under way.
+    notes: `Prints the address on stdout when it is ready. SIGTERM or Ctrl-C lets answers under way end.
 
 Example:
   longhaul serve Qwen/Qwen3-0.6B --policy keydiff --budget 1024

@@ -98,7 +98,8 @@ export interface EpisodeOptions {
   readonly topEpisodes?: 1 | 2;
   /**
    * Rows a KV head that the working cache of builder "shared" keeps, in every layer or in each: no fewer than the budget
-   * has there. Where the selections are more, those of the best rank in any episode stay. Default twice the budget.
+   * has there. Where the selections are more, those of the best rank in any episode stay. Default twice the budget,
+   * with policy "episodic" the budget of each episode.
    */
   readonly union?: number | readonly number[];
   /** Of k-means. Default 10 restarts, seed 0. */
@@ -129,7 +130,7 @@ export interface EpisodeSettings {
   };
   readonly builder: BuilderName;
   readonly topEpisodes: 1 | 2;
-  /** Undefined: twice the budget. */
+  /** Undefined: the default of `unionOf`. */
   readonly union: number | readonly number[] | undefined;
   readonly clustering: { readonly restarts: number; readonly seed: number };
 }
@@ -235,7 +236,14 @@ function unionRows({ union, builder }: EpisodeOptions): EpisodeSettings["union"]
 }
 
 /** Rows a KV head that the working cache of builder "shared" keeps, in each layer. */
-export function unionOf({ union }: Pick<EpisodeSettings, "union">, budgets: ArrayLike<number>): number[] {
+export function unionOf(
+  policy: EpisodicPolicy,
+  { union, episodes }: Pick<EpisodeSettings, "union" | "episodes">,
+  budgets: ArrayLike<number>,
+): number[] {
+  // Own utterances are one episode's only, so that selections which put them first have hardly a row in common.
+  const most = typeof episodes === "number" ? episodes : episodes.max;
+  const selections = policy === "episodic" ? Math.max(most, 1) : 2;
   if (Array.isArray(union) && union.length !== budgets.length) {
     throw invalidOption(
       "memory.union",
@@ -244,7 +252,7 @@ export function unionOf({ union }: Pick<EpisodeSettings, "union">, budgets: Arra
     );
   }
   return Array.from(budgets, (budget, layer) => {
-    if (union === undefined) return Math.min(2 * budget, MAX_INT32);
+    if (union === undefined) return Math.min(selections * budget, MAX_INT32);
     const rows = typeof union === "number" ? union : (union[layer] as number);
     if (rows >= budget) return rows;
     throw invalidOption(

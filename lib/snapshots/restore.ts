@@ -95,7 +95,7 @@ function episodic(path: string, { streams, sequences }: SnapshotState, options: 
   const policy = checked(path, () => requireOneOf("policy", state.policy.policy, EPISODIC_POLICIES));
   const settings = checked(path, () => {
     const restored = restoreSettings(saved, policy, embed, split);
-    unionOf(restored, state.policy.budgets);
+    unionOf(policy, restored, state.policy.budgets);
     return restored;
   });
   return async ({ runner, episodes, model }, reader, signal) => {

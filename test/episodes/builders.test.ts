@@ -77,6 +77,24 @@ describe("the shared builder", () => {
     expect(held.peakBytes).toBeLessThanOrEqual(held.reservedBytes + (episodes?.workingBytes ?? 0));
   });
 
+  it("reads a history once where no episode has a prompt, and its own utterances tell the selections apart", async () => {
+    const memory = { ...built("shared"), policy: "episodic", representatives: 0, budget: 64 } as const;
+    await using conversation = await engine.conversation({ memory });
+    const { tokens } = await conversation.ingest(text);
+    const { episodes, promptTokens } = conversation.memory();
+    expect({ forwarded: episodes?.forwardedTokens, promptTokens }).toEqual({
+      forwarded: tokens,
+      promptTokens: 0,
+    });
+    for (const { rows } of episodes?.list ?? []) {
+      for (const heads of rows) expect(heads.reduce((a, b) => a + b, 0)).toBe(2 * 64);
+    }
+    expect((await rightAnswers(conversation, questions)) / questions.length).toBeGreaterThanOrEqual(0.9);
+    const { layers, kvHeads, headDim } = engine.info();
+    const pages = layers * ((4 * 64 * kvHeads) / 16 + kvHeads) + kvHeads * (128 / 16);
+    expect(episodes?.workingBytes).toBe(pages * 16 * (2 * headDim * 2 + 4));
+  });
+
   it("tells of each block once", async () => {
     await using conversation = await engine.conversation({ memory: built("shared") });
     const told: IngestProgress[] = [];
