@@ -231,7 +231,7 @@ export class Engine {
   }
 
   /**
-   * Reads an adapter from the directory that PEFT (LoRA, rsLoRA) or MoE-PEFT (DynMoLE, MixLoRA, MoLA, LoRAMoE) wrote, and
+   * Reads an adapter from the directory that PEFT (LoRA, rsLoRA, DoRA) or MoE-PEFT (DynMoLE, MixLoRA, MoLA, LoRAMoE) wrote, and
    * brings it to the device between two steps of what runs. A file that is damaged, hostile, or of another model is
    * refused with an error that names the tensor.
    */

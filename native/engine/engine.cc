@@ -16,23 +16,13 @@ Status disposed() {
   return {Code::kDisposed, "the engine was disposed of"};
 }
 
-// DoRA needs the norms of W + B A, which nothing computes on a device yet: without them it would be another
-// adapter.
-Status refuse_magnitudes(const Adapter& adapter, const std::string& directory) {
-  for (const LayerAdapter& layer : adapter.layers) {
-    for (const ProjectionAdapter& part : layer.projections) {
-      if (!part.magnitude) continue;
-      return unsupported(directory +
-                         ": is a DoRA (use_dora), which cannot be run yet; merge it into the model");
-    }
-  }
-  return Status();
-}
-
 }  // namespace
 
 Engine::Engine(EngineOptions options, std::function<void()> notify)
-    : options_(std::move(options)), notify_(std::move(notify)), thread_([this] { main(); }) {}
+    : options_(std::move(options)),
+      notify_(std::move(notify)),
+      batch_ceiling_(options_.max_batch),
+      thread_([this] { main(); }) {}
 
 Engine::~Engine() {
   stopping_ = true;
@@ -87,7 +77,6 @@ uint64_t Engine::load_adapter(std::string directory) {
   return submit(std::make_unique<CallTask>(
       [directory = std::move(directory)](Engine& engine, uint64_t id) -> Status {
         LONGHAUL_ASSIGN(const Adapter adapter, longhaul::load_adapter(directory, engine.model().adapted()));
-        LONGHAUL_TRY(refuse_magnitudes(adapter, directory));
         LONGHAUL_ASSIGN(std::shared_ptr<const AdapterWeights> weights, engine.model().bring(adapter));
         const int64_t bytes = weights->bytes();
         const uint64_t adopted = engine.adopt(std::move(weights));
@@ -312,6 +301,7 @@ Result<std::shared_ptr<const AdapterWeights>> Engine::find_adapter(uint64_t adap
 void Engine::drop(uint64_t sequence) {
   sequences_.erase(sequence);
   changed_.insert(sequence);
+  batch_ceiling_ = options_.max_batch;
 }
 
 Status Engine::check_tokens(const std::vector<int32_t>& tokens) const {
@@ -325,16 +315,20 @@ Status Engine::check_tokens(const std::vector<int32_t>& tokens) const {
   return Status();
 }
 
-int64_t Engine::prepare_batch(int64_t rows) {
-  rows = std::min(rows, options_.max_batch);
-  if (rows <= batch_limit_) return rows;
+void Engine::grow_batch(int64_t rows) {
   // In powers of two, so that a growing crowd lays scratch memory out a few times only.
-  const int64_t wanted =
-      std::min(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows))), options_.max_batch);
-  // Where there is no memory for more rows at once, the answers take turns.
-  if (sampler_->prepare(wanted).ok() && model_->prepare(*pool_, {.sequences = wanted}).ok())
-    batch_limit_ = wanted;
-  return std::min(rows, batch_limit_);
+  int64_t wanted = std::min(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows))), batch_ceiling_);
+  for (; wanted > batch_limit_; wanted /= 2) {
+    try {
+      if (sampler_->prepare(wanted).ok() && model_->prepare(*pool_, {.sequences = wanted}).ok()) {
+        batch_limit_ = wanted;
+        return;
+      }
+    } catch (const std::bad_alloc&) {
+    }
+    // Where there is no memory for more rows at once, answers take turns; it is not asked for again.
+    batch_ceiling_ = std::max(batch_limit_, wanted / 2);
+  }
 }
 
 Status Engine::load() {
@@ -397,22 +391,22 @@ bool Engine::choose(Turn& turn) {
     });
     lanes.insert(lanes.end(), own.begin(), own.end());
     if (behind || task->waiting()) continue;
-    if (task->decoding() != nullptr) {
-      turn.decoding.push_back(task);
+    // Asked once: a cancellation may come at any time, and has its effect in the next turn.
+    if (GenerateTask* decoding = task->decoding(); decoding != nullptr) {
+      turn.decoding.push_back({task, decoding});
     } else if (turn.alone == nullptr || task->last_turn < turn.alone->last_turn) {
       turn.alone = task;
     }
   }
   if (turn.decoding.empty() && turn.alone == nullptr) return false;
-  const size_t rows = static_cast<size_t>(
-      turn.decoding.empty() ? 0 : prepare_batch(static_cast<int64_t>(turn.decoding.size())));
-  if (rows < turn.decoding.size()) {
+  turn.answers = static_cast<int64_t>(turn.decoding.size());
+  if (turn.answers > batch_limit_) {
     std::stable_sort(turn.decoding.begin(), turn.decoding.end(),
-                     [](const auto& a, const auto& b) { return a->last_turn < b->last_turn; });
-    turn.decoding.resize(rows);
+                     [](const auto& a, const auto& b) { return a.first->last_turn < b.first->last_turn; });
+    turn.decoding.resize(static_cast<size_t>(batch_limit_));
   }
   // Each its own number: among equals the same would always be left out.
-  for (const std::shared_ptr<Task>& task : turn.decoding) task->last_turn = ++turns_;
+  for (const auto& [task, decoding] : turn.decoding) task->last_turn = ++turns_;
   if (turn.alone != nullptr) {
     turn.alone->last_turn = ++turns_;
     turn.alone->begun = true;
@@ -421,13 +415,14 @@ bool Engine::choose(Turn& turn) {
 }
 
 void Engine::run(Turn& turn) {
+  if (turn.answers > batch_limit_) grow_batch(turn.answers);
   if (!turn.decoding.empty()) {
     std::vector<GenerateTask*> tasks;
-    for (const std::shared_ptr<Task>& task : turn.decoding) tasks.push_back(task->decoding());
+    for (const auto& [task, decoding] : turn.decoding) tasks.push_back(decoding);
     const std::vector<Result<bool>> outcomes = decode_together(*this, tasks);
     for (size_t i = 0; i < outcomes.size(); ++i) {
       const Result<bool>& finished = outcomes[i];
-      if (!finished.ok() || finished.value()) end(std::move(turn.decoding[i]), finished.status());
+      if (!finished.ok() || finished.value()) end(std::move(turn.decoding[i].first), finished.status());
     }
   }
   if (turn.alone == nullptr) return;

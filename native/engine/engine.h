@@ -17,6 +17,7 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "engine/layer_profile.h"
@@ -199,8 +200,6 @@ class Engine {
   Result<std::shared_ptr<const AdapterWeights>> find_adapter(uint64_t adapter) const;
   void drop_adapter(uint64_t adapter) { adapters_.erase(adapter); }
   Status check_tokens(const std::vector<int32_t>& tokens) const;
-  // Makes sure that a decode pass may have so many rows, or as many as there is memory for: how many.
-  int64_t prepare_batch(int64_t rows);
 
  private:
   uint64_t submit(std::unique_ptr<Task> task);
@@ -208,12 +207,15 @@ class Engine {
   Status load();
   // What runs next: one task alone, and those whose rows share a decode pass.
   struct Turn {
-    std::vector<std::shared_ptr<Task>> decoding;
+    std::vector<std::pair<std::shared_ptr<Task>, GenerateTask*>> decoding;
     std::shared_ptr<Task> alone;
+    int64_t answers = 0;  // under way, also those that this pass has no room for
   };
   // With mutex_ held. False when there is nothing to do.
   bool choose(Turn& turn);
   void run(Turn& turn);
+  // Makes room in scratch memory for passes of so many rows, or of as many as there is memory for.
+  void grow_batch(int64_t rows);
   // Takes a task that has finished or failed out of the queue, and tells its failure.
   void end(std::shared_ptr<Task> task, const Status& outcome);
   void publish();
@@ -232,6 +234,8 @@ class Engine {
   std::map<uint64_t, std::unique_ptr<Sequence>> sequences_;
   std::set<uint64_t> changed_;  // sequences whose numbers are to be published
   int64_t batch_limit_ = 1;     // rows of a decode pass that there is memory for
+  int64_t batch_ceiling_ =
+      1;  // that may be asked for; lower where memory was refused, until some is free again
   Status loaded_;
   uint64_t next_sequence_ = 1;
   uint64_t next_adapter_ = 1;

@@ -108,6 +108,7 @@ class Sequence {
   // Passes from now on run with `adapter` (null: the model alone); rows that are there stay as they are.
   // kOutOfMemory: there is no scratch memory for it, nothing changed.
   Status use(std::shared_ptr<const AdapterWeights> adapter);
+  const AdapterWeights* adapter() const { return adapter_.get(); }
 
   // Forgets the newest `rows` rows; only the tail can be forgotten.
   Status truncate(int64_t rows);

@@ -31,6 +31,9 @@ Status check_policies(std::span<Sequence* const> sequences, std::span<const int3
         policy.block != first.block || policy.prompt_at_last_position != first.prompt_at_last_position) {
       return invalid_argument("sequences that share a prefill may differ in their prompts and own tokens only");
     }
+    if (sequence->adapter() != sequences.front()->adapter()) {
+      return invalid_argument("sequences that share a prefill must have the same adapter");
+    }
     if (sequence->tokens_seen() > 0 || sequence->pending) {
       return invalid_argument("sequences that share a prefill must be empty");
     }
@@ -57,6 +60,14 @@ Result<std::unique_ptr<SharedPrefill>> SharedPrefill::create(std::vector<Sequenc
     const std::vector<int32_t>& prompt = sequence->policy().prompt;
     prompt_rows += static_cast<int64_t>(prompt.size());
     if (prompt.size() > working.prompt.size()) working.prompt = prompt;
+  }
+  // The working cache is never packed, whatever the sequences do later.
+  const int64_t end = static_cast<int64_t>(tokens.size()) + static_cast<int64_t>(working.prompt.size());
+  if (end > model.config().max_positions) {
+    return invalid_argument("builder shared needs " + std::to_string(end) +
+                            " positions for a history and its longest prompt, the model has " +
+                            std::to_string(model.config().max_positions) +
+                            ": use another builder, or take the history in parts");
   }
   const KvGeometry& geometry = pool.geometry();
   const int64_t pages = reservation_pages(working, geometry);
@@ -128,7 +139,7 @@ Status SharedPrefill::pass(std::span<const int32_t> block, bool last) {
                         .positions = positions,
                         .prompts = prompts,
                         .budgets = budgets_,
-                        .adapter = first.adapter_.get()};
+                        .adapter = first.adapter()};
   Status status;
   try {
     status = first.model_.forward(first.pool_, pass);

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -17,6 +17,30 @@ function golden(name: string) {
 async function greedy(engine: Engine, ids: readonly number[], count: number, adapter?: Adapter) {
   const options = { maxTokens: count, stopTokens: [], temperature: 0, ...(adapter ? { adapter } : {}) };
   return (await engine.generate(ids, options).result()).tokens;
+}
+
+/** A DoRA of rank 1 for the queries of two layers of 64 x 64, with these magnitudes and B = 0. */
+function writeDora(directory: string, magnitude: (layer: number) => Float32Array): void {
+  const header: Record<string, unknown> = {};
+  const values: Float32Array[] = [];
+  for (const layer of [0, 1]) {
+    for (const [part, shape, of] of [
+      ["lora_A.weight", [1, 64], new Float32Array(64).fill(0.1)],
+      ["lora_B.weight", [64, 1], new Float32Array(64)],
+      ["lora_magnitude_vector", [64], magnitude(layer)],
+    ] as const) {
+      const name = `base_model.model.model.layers.${layer}.self_attn.q_proj.${part}`;
+      header[name] = { dtype: "F32", shape, data_offsets: [values.length * 256, values.length * 256 + 256] };
+      values.push(of);
+    }
+  }
+  const text = Buffer.from(JSON.stringify(header));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(text.length));
+  const parts = values.map(({ buffer }) => Buffer.from(buffer));
+  writeFileSync(join(directory, "adapter_model.safetensors"), Buffer.concat([length, text, ...parts]));
+  const config = { peft_type: "LORA", r: 1, lora_alpha: 1, use_dora: true, target_modules: ["q_proj"] };
+  writeFileSync(join(directory, "adapter_config.json"), JSON.stringify(config));
 }
 
 describe("adapters", () => {
@@ -101,37 +125,34 @@ describe("adapters", () => {
     expect((await greedy(engine, [1, 2, 3], 4, adapter)).length).toBe(4);
   });
 
-  it("refuses a DoRA by name", async () => {
-    await using engine = await load(join(fixtures, "llama_plain"));
-    const directory = mkdtempSync(join(tmpdir(), "longhaul-dora-"));
-    try {
-      mkdirSync(directory, { recursive: true });
-      const name = (l: number, part: string) => `base_model.model.model.layers.${l}.self_attn.q_proj.${part}`;
-      const header: Record<string, unknown> = {};
-      let bytes = 0;
-      for (const l of [0, 1]) {
-        for (const [part, shape] of [
-          ["lora_A.weight", [1, 64]],
-          ["lora_B.weight", [64, 1]],
-          ["lora_magnitude_vector", [64]],
-        ] as const) {
-          header[name(l, part)] = { dtype: "F32", shape, data_offsets: [bytes, bytes + 256] };
-          bytes += 256;
-        }
-      }
-      const text = Buffer.from(JSON.stringify(header));
-      const length = Buffer.alloc(8);
-      length.writeBigUInt64LE(BigInt(text.length));
-      writeFileSync(
-        join(directory, "adapter_model.safetensors"),
-        Buffer.concat([length, text, Buffer.alloc(bytes)]),
+  it("rescales a projection as DoRA does", async () => {
+    const model = join(fixtures, "llama_plain");
+    await using engine = await load(model);
+    const prompt = [3, 14, 15, 92, 6, 5, 35];
+    const alone = await greedy(engine, prompt, 16);
+    // B is zero, so that a magnitude of the weight's own norms changes nothing, and one of zeros blinds the queries.
+    const norms = (layer: number) => {
+      const weight = readTensor(
+        join(model, "model.safetensors"),
+        `model.layers.${layer}.self_attn.q_proj.weight`,
       );
-      const config = { peft_type: "LORA", r: 1, lora_alpha: 1, use_dora: true, target_modules: ["q_proj"] };
-      writeFileSync(join(directory, "adapter_config.json"), JSON.stringify(config));
-      await expectError(engine.loadAdapter(directory), "ERR_UNSUPPORTED", /is a DoRA/);
-    } finally {
-      rmSync(directory, { recursive: true });
+      return Float32Array.from({ length: 64 }, (_, row) =>
+        Math.hypot(...weight.slice(row * 64, (row + 1) * 64)),
+      );
+    };
+    const answers: (readonly number[])[] = [];
+    for (const scale of [1, 0]) {
+      const directory = mkdtempSync(join(tmpdir(), "longhaul-dora-"));
+      try {
+        writeDora(directory, (layer) => norms(layer).map((norm) => norm * scale));
+        await using adapter = await engine.loadAdapter(directory);
+        answers.push(await greedy(engine, prompt, 16, adapter));
+      } finally {
+        rmSync(directory, { recursive: true });
+      }
     }
+    expect(answers[0]).toEqual(alone);
+    expect(answers[1]).not.toEqual(alone);
   });
 
   it("refuses adapters of other engines, disposed ones, and what is none", async () => {
