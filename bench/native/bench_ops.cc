@@ -40,8 +40,9 @@ Cases chosen_cases(const Options& options, const std::vector<ModelShape>& shapes
     for (DType dtype : {DType::kBf16, DType::kF32}) {
       // One shape in both: the large ones are used in bf16.
       if (dtype == DType::kF32 && (options.quick || shape.hidden > 576)) continue;
-      const CaseContext context{shape, dtype, backend.activation_dtype(dtype), options.gpu()};
-      for (const auto* entries : {&dense_entries(), &cache_entries(), &eviction_entries()}) {
+      const CaseContext context{shape, dtype, backend.activation_dtype(dtype), options.gpu(), backend.ops()};
+      for (const auto* entries : {&dense_entries(), &cache_entries(), &eviction_entries(), &sharing_entries(),
+                                  &expert_entries(), &expert_gradient_entries(), &parallel_entries()}) {
         for (const OpEntry& entry : *entries) entry.add(context, cases);
       }
     }

@@ -35,6 +35,7 @@ struct CaseContext {
   DType dtype;       // of weights and cache
   DType activation;  // of values between ops, for these weights
   bool gpu;          // sizes that a CPU takes seconds for are measured too
+  const Ops& ops;    // of the backend: an op that is null has no cases
 
   double act_size() const { return static_cast<double>(size_of(activation)); }
   double size() const { return static_cast<double>(size_of(dtype)); }
@@ -60,6 +61,10 @@ struct OpEntry {
 const std::vector<OpEntry>& dense_entries();
 const std::vector<OpEntry>& cache_entries();
 const std::vector<OpEntry>& eviction_entries();
+const std::vector<OpEntry>& sharing_entries();
+const std::vector<OpEntry>& expert_entries();
+const std::vector<OpEntry>& expert_gradient_entries();
+const std::vector<OpEntry>& parallel_entries();
 
 inline std::string text(int64_t value) {
   return std::to_string(value);

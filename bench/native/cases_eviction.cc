@@ -1,7 +1,5 @@
 // Cases of the ops that score, choose and move cached rows.
-#include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "cases.h"
 #include "paged_cache.h"
@@ -131,19 +129,6 @@ void add_select(const CaseContext& ctx, Cases& cases) {
     };
     cases.push_back(std::move(c));
   }
-}
-
-// Every second row of a head on average, the same for all models: rows in front of the first hole do not move.
-std::vector<int32_t> half_of(uint64_t seed, int64_t rows) {
-  std::vector<int32_t> order(static_cast<size_t>(rows));
-  std::iota(order.begin(), order.end(), 0);
-  for (size_t i = order.size() - 1; i > 0; --i) {
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    std::swap(order[i], order[(seed >> 33) % (i + 1)]);
-  }
-  order.resize(static_cast<size_t>(rows / 2));
-  std::sort(order.begin(), order.end());
-  return order;
 }
 
 void add_compact(const CaseContext& ctx, Cases& cases) {

@@ -26,6 +26,18 @@ std::vector<int32_t> scattered_runs(int64_t count, int64_t run, Memory& memory) 
 
 }  // namespace
 
+std::vector<int32_t> half_of(uint64_t seed, int64_t rows) {
+  std::vector<int32_t> order(static_cast<size_t>(rows));
+  std::iota(order.begin(), order.end(), 0);
+  for (size_t i = order.size() - 1; i > 0; --i) {
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    std::swap(order[i], order[(seed >> 33) % (i + 1)]);
+  }
+  order.resize(static_cast<size_t>(rows / 2));
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
 Result<std::unique_ptr<PagedCaches>> PagedCaches::create(Memory& memory, const CacheSpec& spec) {
   std::unique_ptr<PagedCaches> caches(new PagedCaches(memory));
   const int64_t heads = spec.kv_heads;

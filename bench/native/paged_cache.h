@@ -49,4 +49,8 @@ class PagedCaches {
   Table page_table_, lengths_, free_pages_, free_count_;
 };
 
+// Every second row of a head on average, ascending, the same for all models: rows in front of the first hole do
+// not move.
+std::vector<int32_t> half_of(uint64_t seed, int64_t rows);
+
 }  // namespace longhaul::bench

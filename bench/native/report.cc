@@ -88,7 +88,7 @@ void print_case(const OpCase& c, const std::string& device, int threads, const T
         c.flops / t.median, quoted(bound).c_str(), percent, percent_best);
   } else {
     std::printf(
-        "%-13s %-13s %-34s %-4s t%-2d %10.2f us  %7.2f GB/s %8.1f GFLOP/s  %5.1f %% (best %5.1f) of %s\n",
+        "%-24s %-13s %-34s %-4s t%-2d %10.2f us  %7.2f GB/s %8.1f GFLOP/s  %5.1f %% (best %5.1f) of %s\n",
         c.op.c_str(), c.model.c_str(), c.label.c_str(), name_of(c.dtype), threads, t.median * 1e6,
         c.bytes / t.median / 1e9, c.flops / t.median / 1e9, percent, percent_best, bound);
   }
@@ -105,7 +105,7 @@ void print_case_failure(const OpCase& c, const std::string& device, int threads,
         quoted(c.op).c_str(), quoted(c.model).c_str(), quoted(c.label).c_str(), name_of(c.dtype),
         quoted(device).c_str(), threads, quoted(status.message()).c_str());
   } else {
-    std::printf("%-13s %-13s %-34s %-4s t%-2d failed: %s\n", c.op.c_str(), c.model.c_str(), c.label.c_str(),
+    std::printf("%-24s %-13s %-34s %-4s t%-2d failed: %s\n", c.op.c_str(), c.model.c_str(), c.label.c_str(),
                 name_of(c.dtype), threads, status.message().c_str());
   }
   std::fflush(stdout);

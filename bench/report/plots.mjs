@@ -110,9 +110,12 @@ export function historyPlot({ series, ...plot }) {
   return linePlot({ ...plot, x: { label: "tokens of history", format: tokens }, series: named });
 }
 
+const PRODUCTS = ["gemm", "expert_shrink", "expert_expand", "expert_backward", "linear_backward"];
+const ATTENTION = ["attention", "score_keys", "dense_attention", "dense_attention_backward"];
+
 /** Which of three kinds an op is of, for its mark. */
 export const OP_KINDS = ["matrix products", "attention and scoring", "everything else"];
-export const kindOf = ({ op }) => (op === "gemm" ? 0 : op === "attention" || op === "score_keys" ? 1 : 2);
+export const kindOf = ({ op }) => (PRODUCTS.includes(op) ? 0 : ATTENTION.includes(op) ? 1 : 2);
 
 const titleOf = (op) =>
   `${op.op} ${op.case}, ${op.model} ${op.dtype}: ${duration(op.median_s)}, ${short(op.percent)} % of ${ceilingText(op.bound)}`;
