@@ -283,9 +283,7 @@ export class Engine {
       try {
         return await conversation.answer(prompt, options, feed, true);
       } finally {
-        const disposal = conversation.dispose();
-        // Giving the memory back waits its turn behind other requests; who has given up need not.
-        if (!signal?.aborted) await disposal;
+        await conversation.dispose();
       }
     });
   }
@@ -459,6 +457,10 @@ export class Engine {
     // Episodes that are made anew begin at position 0 again: absolute turns need what is left of the model's positions.
     const share = policy.positions === "packed" ? 1 : 2;
     const transcriptTokens = settings.transcript.maxTokens ?? Math.ceil(model.maxPositions / share);
+    if (share === 2 && transcriptTokens > model.maxPositions) {
+      const expected = `at most the model's ${model.maxPositions} positions where memory.positions is "absolute"`;
+      throw invalidOption("memory.transcript.maxTokens", expected, transcriptTokens);
+    }
     const caches = () => new EpisodeCaches(runner, settings.resident ?? Number.POSITIVE_INFINITY);
     return { name, settings, tokenizer, template, model, embed, builder, caches, policy, transcriptTokens };
   }

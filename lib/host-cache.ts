@@ -26,7 +26,7 @@ export class HostCache implements CacheSource {
   /** Of keys, values, positions, counts and the policy's arrays. */
   get bytes(): number {
     const { positions, lengths, recent, policy } = this.#image;
-    const arrays = [...this.#rows, positions, lengths, recent, policy.prompt, policy.budgets];
+    const arrays = [...this.#rows, positions, lengths, recent, policy.prompt, policy.own, policy.budgets];
     return arrays.reduce((sum, { byteLength }) => sum + byteLength, 0);
   }
 

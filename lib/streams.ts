@@ -30,6 +30,8 @@ export type RebuildRequest = Pick<HistoryRequest, "signal" | "onProgress">;
 export interface ChoiceRequest extends RebuildRequest {
   /** False for a turn that shall leave no trace. */
   readonly remember: boolean;
+  /** One cache, whatever `topEpisodes` says: what is taken in without an answer belongs to one. */
+  readonly single?: boolean;
 }
 
 /** Streams as they are saved. */
@@ -107,7 +109,7 @@ export class SingleStream implements Streams {
   async settled(): Promise<void> {}
 
   async recluster(): Promise<boolean> {
-    const advice = 'only policy "epicache" makes any';
+    const advice = "only policies with episodes make any";
     throw new LonghaulError("ERR_UNSUPPORTED", `this conversation has no episodes: ${advice}`);
   }
 

@@ -1,5 +1,6 @@
 import { createServer, type Server } from "node:http";
 import { isIP } from "node:net";
+import { isEpisodic } from "../episodes/options.js";
 import type { OpenAIServer } from "../server/index.js";
 import { type Arguments, UsageError } from "./arguments.js";
 import { interruptible } from "./interrupt.js";
@@ -15,8 +16,14 @@ export async function run(values: Arguments): Promise<void> {
   const port = values.integer("port", 0) ?? 8080;
   if (port > 65535) throw new UsageError(`--port must be at most 65535, got ${port}`);
   const apiKeys = readKeys(values);
+  const memory = readMemoryOptions(values);
+  if (isEpisodic(memory.policy ?? "full")) {
+    throw new UsageError(
+      `--policy ${memory.policy} needs a history in advance; serve takes any other, such as keydiff`,
+    );
+  }
   const options = {
-    memory: readMemoryOptions(values),
+    memory,
     apiKeys,
     origins: values.texts("origin"),
     ...defined({

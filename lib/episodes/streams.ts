@@ -128,7 +128,10 @@ export class EpisodeStreams implements Streams {
     const { input, write } = request;
     if (this.#built !== undefined) {
       try {
-        return await ingestInto(await this.choose(input, { ...request, remember: true }), request);
+        return await ingestInto(
+          await this.choose(input, { ...request, remember: true, single: true }),
+          request,
+        );
       } finally {
         await this.settled();
       }
@@ -187,7 +190,7 @@ export class EpisodeStreams implements Streams {
     const episode = opens ? await this.#open(built, question, match, signal) : nearest;
     const dialogue = this.#built.dialogues[episode] as Dialogue;
     const [, second] = match.order;
-    if (opens || second === undefined || settings.topEpisodes === 1) {
+    if (opens || request.single || second === undefined || settings.topEpisodes === 1) {
       const sequence = await built.caches.acquire(episode, signal);
       this.#active = episode;
       return { sequence, dialogue };

@@ -1,6 +1,14 @@
 import { randomUUID } from "node:crypto";
 import type { GenerateOptions } from "../generation.js";
-import { Choices, requireModel, type ServerContext, start, type Usage, type Visit } from "./context.js";
+import {
+  beginChoices,
+  type Choices,
+  requireModel,
+  type ServerContext,
+  start,
+  type Usage,
+  type Visit,
+} from "./context.js";
 import type { Opened } from "./conversations.js";
 import { ApiError, unsupported } from "./errors.js";
 import {
@@ -40,7 +48,9 @@ export async function chat(context: ServerContext, visit: Visit): Promise<Respon
   let choices: Choices | undefined;
   const end = async (outcome: Outcome) => {
     visit.abort.abort();
-    await kept?.release(outcome, choices?.told ?? "");
+    // Whoever gets the place finds the memory free, too.
+    await choices?.settled();
+    await kept?.release(outcome === "told" ? choices?.told : undefined);
     leave();
   };
   try {
@@ -49,20 +59,19 @@ export async function chat(context: ServerContext, visit: Visit): Promise<Respon
       kept === undefined
         ? engine.generate(messages, { ...own, memory })
         : kept.conversation.ask(kept.added, own);
-    choices = new Choices(context, visit, start(options, n, ask));
-    await choices.begin();
+    choices = await beginChoices(context, visit, n, () => start(options, n, ask));
     const head = {
       id: `chatcmpl-${randomUUID()}`,
       created: Math.floor(Date.now() / 1000),
       model: context.model,
     };
     const headers: Record<string, string> = kept === undefined ? {} : { [HEADER]: kept.id };
-    if (request.stream) return eventStream(chunks(request, head, choices, n), end, headers);
+    if (request.stream) return eventStream(chunks(request, head, choices, n), signal, end, headers);
     const completion = await whole(head, choices, n);
     await end("told");
     return Response.json(completion, { headers });
   } catch (error) {
-    await end(signal.aborted ? "gone" : "failed");
+    await end("failed");
     throw error;
   }
 }

@@ -1,6 +1,14 @@
 import { randomUUID } from "node:crypto";
-import type { AnswerStream } from "../answer.js";
-import { Choices, requireModel, type ServerContext, start, type Usage, type Visit } from "./context.js";
+import {
+  beginChoices,
+  type Choices,
+  requireModel,
+  type ServerContext,
+  start,
+  type Usage,
+  type Visit,
+} from "./context.js";
+import { ApiError } from "./errors.js";
 import {
   type CompletionRequest,
   completionRequest,
@@ -13,6 +21,9 @@ import { eventStream } from "./sse.js";
 /** What OpenAI's protocol gives a completion that does not say. */
 const MAX_TOKENS = 16;
 
+/** Of one request, which has one place. */
+const MAX_ANSWERS = 128;
+
 /** POST /v1/completions */
 export async function complete(context: ServerContext, visit: Visit): Promise<Response> {
   const request = parse(completionRequest, visit.body);
@@ -20,40 +31,44 @@ export async function complete(context: ServerContext, visit: Visit): Promise<Re
   refuseUnsupported(visit.body);
   const prompts = toPrompts(request.prompt);
   const { signal } = visit.abort;
+  const n = request.n ?? 1;
+  if (prompts.length * n > MAX_ANSWERS) {
+    throw new ApiError(400, `${prompts.length} prompts with ${n} answers each are more than ${MAX_ANSWERS}`, {
+      param: "n",
+    });
+  }
   const leave = await context.admission.enter(visit.client, signal);
+  let choices: Choices | undefined;
+  const end = async () => {
+    visit.abort.abort();
+    await choices?.settled();
+    leave();
+  };
   try {
     const options = { ...toGenerateOptions(request, request.max_tokens ?? MAX_TOKENS), signal };
-    const answers: AnswerStream[] = prompts.flatMap((prompt) =>
-      start(options, request.n ?? 1, (own) =>
-        context.engine.generate(prompt, { ...own, memory: context.memory }),
+    choices = await beginChoices(context, visit, n, () =>
+      prompts.flatMap((prompt) =>
+        start(options, n, (own) => context.engine.generate(prompt, { ...own, memory: context.memory })),
       ),
     );
-    const choices = new Choices(context, visit, answers);
-    await choices.begin();
     const head = {
       id: `cmpl-${randomUUID()}`,
       object: "text_completion",
       created: Math.floor(Date.now() / 1000),
       model: context.model,
     };
-    if (request.stream) {
-      return eventStream(chunks(request, head, choices), () => {
-        visit.abort.abort();
-        leave();
-      });
-    }
-    const finished: object[] = Array.from({ length: answers.length });
+    if (request.stream) return eventStream(chunks(request, head, choices), signal, end);
+    const finished: object[] = Array.from({ length: prompts.length * n });
     for await (const event of choices) {
       if ("answer" in event) {
         const { index, answer } = event;
         finished[index] = { index, text: answer.text, logprobs: null, finish_reason: answer.finishReason };
       }
     }
-    leave();
+    await end();
     return Response.json({ ...head, choices: finished, usage: choices.usage });
   } catch (error) {
-    visit.abort.abort(error);
-    leave();
+    await end();
     throw error;
   }
 }

@@ -56,21 +56,42 @@ export function start(
   );
 }
 
+/** Begins the answers of a request; idle conversations make room for them. */
+export function beginChoices(
+  context: ServerContext,
+  visit: Visit,
+  n: number,
+  answers: () => readonly AnswerStream[],
+): Promise<Choices> {
+  return context.conversations.withRoom(async () => {
+    const choices = new Choices(context, visit, answers(), n);
+    await choices.begin();
+    return choices;
+  });
+}
+
 /** The answers' events, with the clock running, and their usage at the end. */
 export class Choices {
   readonly #context: ServerContext;
   readonly #visit: Visit;
+  readonly #answers: readonly AnswerStream[];
   readonly #events: AsyncGenerator<ChoiceEvent, void>;
   #ahead: IteratorResult<ChoiceEvent, void> | undefined;
   #last: number | undefined;
-  #prompt = 0;
+  /** Answers to one prompt. */
+  readonly #n: number;
+  /** Each prompt counts once, however many answers read it. */
+  readonly #prompts = new Map<number, number>();
   #completion = 0;
   /** The text of the first answer as far as it has come. */
   told = "";
 
-  constructor(context: ServerContext, visit: Visit, answers: readonly AnswerStream[]) {
+  /** @param answers `n` to each prompt, one prompt after the other */
+  constructor(context: ServerContext, visit: Visit, answers: readonly AnswerStream[], n: number) {
+    this.#n = n;
     this.#context = context;
     this.#visit = visit;
+    this.#answers = answers;
     this.#events = choiceEvents(answers);
   }
 
@@ -79,11 +100,17 @@ export class Choices {
     this.#ahead = await this.#events.next();
   }
 
+  /** Resolves when no answer has anything under way. */
+  async settled(): Promise<void> {
+    await Promise.allSettled(this.#answers.map((answer) => answer.result()));
+  }
+
   get usage(): Usage {
+    const prompt = [...this.#prompts.values()].reduce((sum, tokens) => sum + tokens, 0);
     return {
-      prompt_tokens: this.#prompt,
+      prompt_tokens: prompt,
       completion_tokens: this.#completion,
-      total_tokens: this.#prompt + this.#completion,
+      total_tokens: prompt + this.#completion,
     };
   }
 
@@ -112,8 +139,7 @@ export class Choices {
       return;
     }
     const { promptTokens, completionTokens } = event.answer.usage;
-    // Each answer reads the prompt, but the client sent it once.
-    this.#prompt = Math.max(this.#prompt, promptTokens);
+    this.#prompts.set(Math.floor(event.index / this.#n), promptTokens);
     this.#completion += completionTokens;
     metrics.promptTokens.inc(promptTokens);
     metrics.completionTokens.inc(completionTokens);

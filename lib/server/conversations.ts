@@ -5,7 +5,6 @@ import { LonghaulError } from "../errors.js";
 import type { MemoryOptions } from "../memory.js";
 import type { Message } from "../text/chat-template.js";
 import { ApiError } from "./errors.js";
-import type { Outcome } from "./sse.js";
 
 interface Kept {
   readonly conversation: Conversation;
@@ -20,8 +19,11 @@ export interface Opened {
   readonly conversation: Conversation;
   /** The messages that it does not know yet. */
   readonly added: readonly Message[];
-  /** Nothing of a request whose client left before it was told anything stays. One that failed is not gone on with. */
-  release(outcome: Outcome, told: string): Promise<void>;
+  /**
+   * Ends the request: `told` is the whole answer that the client has. Without it the conversation is not gone on with,
+   * for it may hold what the client does not know of; the next request takes its transcript in again.
+   */
+  release(told: string | undefined): Promise<void>;
 }
 
 /**
@@ -64,7 +66,7 @@ export class ConversationStore {
     // Another request may have taken the id in the meantime.
     const own = this.#kept.has(id) ? randomUUID() : id;
     this.#kept.set(own, fresh);
-    await this.#makeRoom();
+    await this.#trim();
     return this.#opened(own, fresh, messages);
   }
 
@@ -75,15 +77,15 @@ export class ConversationStore {
   }
 
   #opened(id: string, kept: Kept, added: readonly Message[]): Opened {
-    const release = async (outcome: Outcome, told: string) => {
+    const release = async (told: string | undefined) => {
       kept.busy = false;
-      if (outcome === "failed") {
+      if (told === undefined) {
         if (this.#kept.get(id) === kept) this.#kept.delete(id);
         await kept.conversation.dispose();
-      } else if (outcome === "told" || told !== "") {
-        kept.transcript.push(...added, { role: "assistant", content: told });
+        return;
       }
-      await this.#makeRoom();
+      kept.transcript.push(...added, { role: "assistant", content: told });
+      await this.#trim();
     };
     return { id, conversation: kept.conversation, added, release };
   }
@@ -93,11 +95,11 @@ export class ConversationStore {
     this.#kept.set(id, kept);
   }
 
-  /** Where the pool is full, conversations that nobody uses make room, the longest unused first. */
-  async #create(signal: AbortSignal): Promise<Conversation> {
+  /** Where the pool is full, conversations that nobody uses make room for `work`, the longest unused first. */
+  async withRoom<T>(work: () => Promise<T>): Promise<T> {
     for (;;) {
       try {
-        return await this.#engine.conversation({ memory: this.#memory, signal });
+        return await work();
       } catch (error) {
         const full = error instanceof LonghaulError && error.code === "ERR_OUT_OF_MEMORY";
         if (!full || !(await this.#dropOldest())) throw error;
@@ -105,7 +107,11 @@ export class ConversationStore {
     }
   }
 
-  async #makeRoom(): Promise<void> {
+  #create(signal: AbortSignal): Promise<Conversation> {
+    return this.withRoom(() => this.#engine.conversation({ memory: this.#memory, signal }));
+  }
+
+  async #trim(): Promise<void> {
     while (this.#kept.size > this.#most && (await this.#dropOldest()));
   }
 

@@ -6,12 +6,12 @@ export async function embed(context: ServerContext, visit: Visit): Promise<Respo
   const request = parse(embeddingRequest, visit.body);
   requireModel(context, request.model);
   refuseUnsupported(visit.body);
-  const { engine, pooling, metrics } = context;
+  const { engine, pooling, metrics, conversations } = context;
   const { signal } = visit.abort;
   const texts = typeof request.input === "string" ? [request.input] : request.input;
   const leave = await context.admission.enter(visit.client, signal);
   try {
-    const vectors = await engine.embed(texts, { pooling, signal });
+    const vectors = await conversations.withRoom(() => engine.embed(texts, { pooling, signal }));
     const tokens = texts.reduce((sum, text) => sum + engine.tokenizer.encode(text).length, 0);
     metrics.promptTokens.inc(tokens);
     return Response.json({

@@ -1,8 +1,9 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import { basename } from "node:path";
 import type { Engine } from "../engine.js";
+import { isEpisodic } from "../episodes/options.js";
 import { invalidOption, requireInteger, requireOneOf, requireString } from "../errors.js";
-import type { MemoryOptions } from "../memory.js";
+import { type MemoryOptions, POLICIES } from "../memory.js";
 import { Admission } from "./admission.js";
 import { readBody } from "./body.js";
 import { chat } from "./chat.js";
@@ -34,6 +35,9 @@ export interface ServerOptions {
   readonly maxConversations?: number;
 }
 
+/** What others log for it, too; nobody hears it. */
+const CLIENT_GONE = 499;
+
 type Route = (context: ServerContext, visit: Visit) => Promise<Response>;
 
 const ROUTES: Readonly<Record<string, Route>> = {
@@ -56,6 +60,10 @@ export class OpenAIServer {
     const { memory = {}, apiKeys = [], origins = [] } = options;
     for (const [index, key] of apiKeys.entries()) requireString(`apiKeys[${index}]`, key);
     if (!Array.isArray(origins)) throw invalidOption("origins", "an array of origins", origins);
+    if (isEpisodic(memory.policy ?? (memory.budget === undefined ? "full" : "episodic"))) {
+      const policies = POLICIES.filter((policy) => !isEpisodic(policy)).join(", ");
+      throw invalidOption("memory.policy", `one that needs no history in advance (${policies})`, memory.policy);
+    }
     const admission = new Admission(
       requireInteger("maxRunning", options.maxRunning ?? 64, 1),
       requireInteger("maxWaiting", options.maxWaiting ?? 256, 0),
@@ -95,7 +103,8 @@ export class OpenAIServer {
     try {
       response = request.method === "OPTIONS" ? preflight() : await this.#answer(request, pathname);
     } catch (error) {
-      response = errorResponse(toApiError(error));
+      const gone = request.signal.aborted;
+      response = errorResponse(gone ? new ApiError(CLIENT_GONE, "the client went away") : toApiError(error));
     }
     const route = Object.hasOwn(ROUTES, pathname) ? pathname : "other";
     this.#context.metrics.requests.inc({ route, status: response.status });
@@ -161,7 +170,8 @@ export class OpenAIServer {
     const origin = request.headers.get("origin");
     if (origin === null || !(this.#origins.includes(origin) || this.#origins.includes("*"))) return;
     response.headers.set("access-control-allow-origin", origin);
-    response.headers.set("access-control-allow-headers", "authorization, content-type, x-conversation-id");
+    const asked = request.headers.get("access-control-request-headers");
+    if (asked !== null) response.headers.set("access-control-allow-headers", asked);
     response.headers.set("access-control-expose-headers", "x-conversation-id");
     response.headers.append("vary", "origin");
   }

@@ -7,13 +7,21 @@ export type Outcome = "told" | "failed" | "gone";
 
 /**
  * Server-sent events of an iterable, `data: [DONE]` at the end. What fails in the middle is told as an event with an
- * error, since the status is out already. A reader that goes away ends the iterable.
+ * error, since the status is out already. A reader that goes away, or `signal`, ends the iterable; `onEnd` hears once.
  */
 export function eventStream(
   events: AsyncIterator<object>,
+  signal: AbortSignal,
   onEnd: (outcome: Outcome) => void,
   headers: Readonly<Record<string, string>> = {},
 ): Response {
+  let ended = false;
+  const end = (outcome: Outcome) => {
+    if (!ended) onEnd(outcome);
+    ended = true;
+  };
+  // Also where nobody ever reads the body.
+  signal.addEventListener("abort", () => end("gone"), { once: true });
   const body = new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
@@ -23,9 +31,9 @@ export function eventStream(
             controller.enqueue(encoder.encode(`data: ${JSON.stringify(value)}\n\n`));
             return;
           }
-          onEnd("told");
+          end("told");
         } catch (error) {
-          onEnd("failed");
+          end("failed");
           controller.enqueue(encoder.encode(`data: ${JSON.stringify(errorBody(toApiError(error)))}\n\n`));
         }
         controller.enqueue(encoder.encode("data: [DONE]\n\n"));
@@ -33,7 +41,7 @@ export function eventStream(
       },
       async cancel() {
         // First, since an iterable that waits for its next event cannot be returned from.
-        onEnd("gone");
+        end("gone");
         await events.return?.();
       },
     },

@@ -29,6 +29,7 @@ struct Shape {
     MatrixTile<kKeys, kDim> v;
     // Of each row, kept here because the loop needs every register.
     int32_t visible[kRows];
+    float max[kRows], sum[kRows];
     int32_t step_row[kRows];
     int32_t head[kRows];
   };
@@ -113,6 +114,10 @@ __global__ void __launch_bounds__(kThreads, 2) attend_block(const __grid_constan
     for (int h = 0; h < 2; ++h) {
       const int row = warp_row + r * 16 + h * 8 + lane / 4;
       if (row >= tile.rows) continue;
+      if (lane % 4 == 0) {
+        smem.max[row] = state[r].max[h];
+        smem.sum[row] = state[r].sum[h];
+      }
       const int32_t step_row = smem.step_row[row];
       const int32_t head = smem.head[row];
       const float inverse = state[r].sum[h] == 0 ? 0.0f : 1.0f / state[r].sum[h];
@@ -123,12 +128,18 @@ __global__ void __launch_bounds__(kThreads, 2) attend_block(const __grid_constan
           store_pair(p.out, step_row, head, column, out[r][c][h * 2] * inverse, out[r][c][h * 2 + 1] * inverse);
         }
       }
-      if (lane % 4 == 0) {
-        const int64_t slot = static_cast<int64_t>(step_row) * p.heads + head;
-        if (p.lse != nullptr) p.lse[slot] = log2_sum(state[r].max[h], state[r].sum[h]) * kLn2;
-        store_state(p, slot, state[r].max[h], state[r].sum[h]);
+      if (p.lse != nullptr && lane % 4 == 0) {
+        p.lse[static_cast<int64_t>(step_row) * p.heads + head] =
+            log2_sum(state[r].max[h], state[r].sum[h]) * kLn2;
       }
     }
+  }
+  if (p.state == nullptr) return;
+  // By way of shared memory: addresses that are alive beside the sums above would be spilled.
+  __syncthreads();
+  for (int row = thread; row < tile.rows; row += kThreads) {
+    const int64_t slot = static_cast<int64_t>(smem.step_row[row]) * p.heads + smem.head[row];
+    store_state(p, slot, smem.max[row], smem.sum[row]);
   }
 }
 

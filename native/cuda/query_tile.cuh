@@ -10,13 +10,12 @@ namespace longhaul::cuda {
 // group, so that all heads of a group share each key that is read.
 struct QueryTile {
   int32_t row_begin = 0;  // the sequence's first row in the step
-  int32_t row_count = 0;
-  int32_t first = 0;  // the tile's first packed row
-  int32_t rows = 0;   // 0: a surplus block
-  int32_t head = 0;   // KV head
+  int32_t first = 0;      // the tile's first packed row
+  int32_t rows = 0;       // 0: a surplus block
+  int32_t head = 0;       // KV head
   int32_t group = 0;
   int32_t length = 0;              // rows held by the head
-  int32_t ahead = 0;               // CacheView::ahead
+  int32_t reach = 0;               // rows that the sequence's first query of the step sees
   const int32_t* pages = nullptr;  // the head's row of the page table
 
   // Row of the step and head of the tile's row.
@@ -24,9 +23,9 @@ struct QueryTile {
   __device__ __forceinline__ int32_t step_head(int32_t row) const {
     return head * group + (first + row) % group;
   }
-  // Cache rows that the tile's row sees: all, when the queries are not in the cache (row_count 0).
+  // Cache rows that the tile's row sees: all, when the queries are not in the cache.
   __device__ __forceinline__ int32_t visible(int32_t row) const {
-    return min(max(length - row_count + (first + row) / group + 1 + ahead, 0), length);
+    return min(max(reach + (first + row) / group, 0), length);
   }
 };
 
@@ -34,13 +33,12 @@ __device__ __forceinline__ QueryTile query_tile_of(const CacheView& view, int32_
                                                    int32_t first, int32_t tile_rows) {
   QueryTile tile;
   tile.row_begin = view.row_begin;
-  tile.row_count = view.row_count;
   tile.first = first;
   tile.rows = max(min(view.row_count * group - first, tile_rows), 0);
   tile.head = head;
   tile.group = group;
   tile.length = view.length[head];
-  tile.ahead = view.ahead;
+  tile.reach = tile.length - view.row_count + 1 + view.ahead;
   tile.pages = view.page_table + static_cast<int64_t>(head) * view.max_pages;
   return tile;
 }

@@ -32,7 +32,7 @@ struct LossStorage {
   double sums[kWarps][kSums];
 };
 
-__global__ void __launch_bounds__(kThreads) sum_rows(const LossParams p) {
+__global__ void __launch_bounds__(kThreads, 1) sum_rows(const LossParams p) {
   DYNAMIC_SMEM(smem);
   auto& storage = *reinterpret_cast<LossStorage*>(smem);
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads;

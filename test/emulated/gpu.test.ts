@@ -55,10 +55,11 @@ describe("a GPU", () => {
     const text = "user : rex color is red . user : rex color ? assistant : rex color is red .";
     const [ours, theirs] = [await gpu.score(text), await cpu.score(text)];
     expect(ours.tokens).toEqual(theirs.tokens);
+    // Probabilities, not their logarithms: bf16 keeps eight bits, and sums in another order round the unlikely ones apart.
     const worst = Math.max(
-      ...ours.logProbs.map((value, i) => Math.abs(value - (theirs.logProbs[i] as number))),
+      ...ours.logProbs.map((value, i) => Math.abs(Math.exp(value) - Math.exp(theirs.logProbs[i] as number))),
     );
-    expect(worst).toBeLessThan(1e-3);
+    expect(worst).toBeLessThan(5e-3);
     await gpu.dispose();
     await cpu.dispose();
   });

@@ -114,10 +114,13 @@ describe("the door", () => {
     });
     await withServer(
       async (server) => {
-        const asked = await fetch(`${server.origin}/v1/embeddings`, { method: "OPTIONS", headers });
+        const asked = await fetch(`${server.origin}/v1/embeddings`, {
+          method: "OPTIONS",
+          headers: { ...headers, "access-control-request-headers": "authorization, x-stainless-os" },
+        });
         expect(asked.status).toBe(204);
         expect(asked.headers.get("access-control-allow-origin")).toBe("https://a.example");
-        expect(asked.headers.get("access-control-allow-headers")).toContain("authorization");
+        expect(asked.headers.get("access-control-allow-headers")).toBe("authorization, x-stainless-os");
         const other = await fetch(`${server.origin}/health`, { headers: { origin: "https://b.example" } });
         expect(other.headers.get("access-control-allow-origin")).toBeNull();
       },
@@ -179,7 +182,13 @@ describe("the door", () => {
   });
 
   it("is not opened with options that cannot be", async () => {
-    for (const options of [{ maxRunning: 0 }, { maxBodyBytes: 0 }, { apiKeys: [""] }, { model: "" }]) {
+    for (const options of [
+      { memory: { budget: 64 } },
+      { maxRunning: 0 },
+      { maxBodyBytes: 0 },
+      { apiKeys: [""] },
+      { model: "" },
+    ]) {
       await expectError((async () => new OpenAIServer(engine, options))(), "ERR_INVALID_ARGUMENT", /must be/);
     }
   });
@@ -200,6 +209,40 @@ describe("memory of conversations", () => {
       },
       { memory: { policy: "keydiff", budget: 64, block: 64, tail: 64 }, maxConversations: 2 },
     ));
+
+  it("comes from idle conversations where everything is kept and the pool is full", async () => {
+    await using small = await load(recall, { kvBytes: "1MiB" });
+    const server = await TestServer.start(small);
+    const long = [{ role: "user" as const, content: "rex color is red . ".repeat(50) }];
+    for (let i = 0; i < 8; i++) {
+      const { choices } = await server.client.chat.completions.create({
+        ...{ model: "recall", messages: long, max_tokens: 4 },
+        ...(i % 2 === 0 ? { conversation_id: `c${i}` } : {}),
+      } as never as OpenAI.ChatCompletionCreateParamsNonStreaming);
+      expect(choices).toHaveLength(1);
+    }
+    expect(await server.metric("longhaul_conversations")).toBeLessThan(4);
+    await server.close();
+  });
+
+  it("is not that of an answer whose client left", () =>
+    withServer(async (server) => {
+      const { client } = server;
+      const body = { model: "recall", messages, conversation_id: "left" };
+      const stream = await client.chat.completions.create({ ...body, ...endless } as typeof endless);
+      for await (const _ of stream) break;
+      stream.controller.abort();
+      const again = await client.chat.completions
+        .create(body as OpenAI.ChatCompletionCreateParamsNonStreaming)
+        .catch((error) => error);
+      // At once, while the first may still be ending: told so, or answered as if it had never been.
+      if (again.status === 409)
+        await until(async () => (await server.metric("longhaul_requests_running")) === 0);
+      const { choices } = await client.chat.completions.create(
+        body as OpenAI.ChatCompletionCreateParamsNonStreaming,
+      );
+      expect(choices[0]?.message.content).toBe("rex color is red");
+    }));
 });
 
 describe("turns of clients", () => {
