@@ -21,12 +21,12 @@ __device__ __forceinline__ int32_t scored_rows(const ScoreParams& p, int32_t hea
 __device__ __forceinline__ QueryTile score_tile(const ScoreParams& p, int32_t head, int32_t first,
                                                 int32_t tile_rows) {
   QueryTile tile;
-  tile.row_count = p.window;
   tile.first = first;
   tile.rows = max(min(p.queries * p.group - first, tile_rows), 0);
   tile.head = head;
   tile.group = p.group;
   tile.length = seen_rows(p, head);
+  tile.reach = tile.length - p.window + 1;
   tile.pages = p.view->page_table + static_cast<int64_t>(head) * p.view->max_pages;
   return tile;
 }
