@@ -1,7 +1,7 @@
 import type { Answer, AnswerFeed } from "./answer.js";
 import { AnswerText } from "./answer-text.js";
 import type { Addition, Dialogue } from "./dialogue.js";
-import { LonghaulError } from "./errors.js";
+import { LonghaulError, throwIfAborted } from "./errors.js";
 import type { Drawing } from "./generation.js";
 import type { Turn } from "./queue.js";
 import type { Sequence } from "./sequence.js";
@@ -36,6 +36,8 @@ interface Draw {
  */
 export async function respond(request: ResponseRequest): Promise<Answer> {
   const { feed, signal } = request;
+  // What chose the stream may have taken its time: an abort from before is never heard of again.
+  throwIfAborted(signal);
   // At once: what is read after an abort could not be told from what was read before.
   const halt = () => feed.cut();
   signal.addEventListener("abort", halt);

@@ -40,7 +40,6 @@ Result<Run> prepare(const char* directory) {
   for (int32_t i = 0; i < kPrefill; ++i)
     run.question.push_back(static_cast<int32_t>((i * 7919 + 13) % config.vocab_size));
   LONGHAUL_TRY(run.full->admit(kPrefill + kDecode));
-  LONGHAUL_TRY(run.sampler->start({}));
   return run;
 }
 
@@ -53,9 +52,10 @@ extern "C" __attribute__((noinline)) Status fixed_prefill(Run& run) {
 extern "C" __attribute__((noinline)) Status fixed_decode(Run& run) {
   for (int32_t i = 0; i < kDecode; ++i) {
     LONGHAUL_ASSIGN(Tensor logits, run.model->logits(run.full->last_row(), 1));
-    LONGHAUL_TRY(run.sampler->draw(logits, {.temperature = 0}));
+    const DrawRow row{.params = {.temperature = 0}};
+    LONGHAUL_TRY(run.sampler->draw(logits, std::span(&row, 1)));
     LONGHAUL_TRY(run.full->settle());
-    int32_t token = run.sampler->drawn();
+    int32_t token = run.sampler->drawn(0);
     run.answer.push_back(token);
     LONGHAUL_TRY(run.full->extend(std::span(&token, 1)));
   }
